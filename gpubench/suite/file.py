@@ -106,7 +106,7 @@ class Draft(Struct, frozen=True):
                 plain = msgspec.structs.replace(suite, axes=_axes(self.data["axes"], self.rules))
             found = list(itertools.islice(_cross_checks(suite, plain, self.data), MOST + 1))
         if found:
-            raise toml_file.error(WHAT, self.path, found, places)
+            raise _error(self.path, found, places)
         return suite
 
     def _typed(
@@ -159,7 +159,7 @@ def draft(path: Path, data: Data, catalog: Catalog) -> Draft:
     """Of what the file ``path`` says, or would say. Raises SuiteError as `read` does."""
     rules, data = schema(catalog), _renamed(data)
     if found := list(itertools.islice(mistakes(data, rules), MOST + 1)):
-        raise toml_file.error(WHAT, path, found, {})
+        raise _error(path, found, {})
     return Draft(path, data, rules)
 
 
@@ -174,6 +174,18 @@ def by_table(said: Data, catalog: Catalog) -> Data:
         else:
             data[key] = said[key]  # which the check knows no better
     return data
+
+
+def _error(path: Path, found: Sequence[Mistake], places: Mapping[str, str]) -> SuiteError:
+    """One message for all mistakes; ``places``: by dotted key, the option that overrides it."""
+    lines = []
+    for mistake in found[:MOST]:
+        key = next((k for k in places if re.match(re.escape(k) + r"(\[|$)", mistake.at)), None)
+        lines.append(str(mistake._replace(at=places[key]) if key else mistake))
+    if len(lines) == 1:
+        return SuiteError(f"suite {path}: {lines[0]}")
+    many = f"{len(lines)} mistakes" if len(found) <= MOST else f"many mistakes, of which {MOST}"
+    return SuiteError("\n  ".join([f"suite {path} has {many}:", *lines]))
 
 
 def _renamed(data: Data) -> Data:

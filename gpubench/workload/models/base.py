@@ -53,10 +53,6 @@ class Model(ABC):
     """The image source whose labels its classes are: a name of SOURCES, 'folder', or None."""
     taken: str = ""
     """Of weights from a file that holds more: what was taken, in words; '': all, or most."""
-    precision: str = "fp32"
-    """The coarsest that it brings itself: what int8 is made of."""
-    fixed_batch: int | None = None
-    """The one batch size that its file has; None: any."""
     output_kind: outputs.Kind = "logits"
     """What its answers are, as far as it says."""
 
@@ -79,6 +75,16 @@ class Model(ABC):
     def input_shape(self) -> tuple[int, int, int]:
         """Of one image, in the network's own layout: (3, H, W), (H, W, 3), (1, H, W) ..."""
         return self.spec.shape
+
+    @property
+    def precision(self) -> str:
+        """The coarsest that it brings itself: what int8 is made of."""
+        return "fp32"
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The one batch size that its file has; None: any."""
+        return None
 
     @property
     def notes(self) -> list[str]:

@@ -110,12 +110,12 @@ class OnnxModel(Model):
             self._bad(f"has a height and width of {given.size} (0: any), not of {spec.size}")
         return spec
 
-    @cached_property
+    @property
     def precision(self) -> str:
         """The one precision that the file has."""
         return onnx_graph.precision(self._model.graph)
 
-    @cached_property
+    @property
     def fixed_batch(self) -> int | None:
         return self._card.fixed_batch or None
 

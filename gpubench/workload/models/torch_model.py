@@ -129,6 +129,8 @@ class TorchModel(Model):
     def __init__(self, source: TorchSource, workload: Workload, cache: Cache) -> None:
         self.name, self.weights = workload.model, workload.weights
         self._source, self._workload, self._cache = source, workload, cache
+        known = {"probe": "digits", "random": None}
+        self.label_source = known.get(self.weights, source.label_source)
         file = Path(weights_file(self.weights)[0]).expanduser()
         shouted = self.weights.upper() == self.weights or self.weights == "file"
         if self.weights not in KEYWORDS and not file.is_file() and not shouted:
@@ -145,11 +147,7 @@ class TorchModel(Model):
     def _card(self) -> builder.Card:
         return builder.card(self._entry)
 
-    @cached_property
-    def label_source(self) -> str | None:
-        return {"probe": "digits", "random": None}.get(self.weights, self._source.label_source)
-
-    @cached_property
+    @property
     def fixed_batch(self) -> int | None:
         return self._card.fixed_batch or None
 

@@ -79,7 +79,8 @@ class Code(TorchSource):
 
     def maker(self, model: str) -> tuple[Callable[..., Any], str]:
         """What returns the module, and its name. Raises InputError."""
-        return _callable(model), _name(model)
+        name = model.rpartition(":")[2]
+        return _callable(model, name), name
 
     def spec(self, workload: Workload, module: nn.Module) -> Spec:  # noqa: ARG002
         said = workload.preprocess
@@ -123,12 +124,8 @@ def _digest(model: str, module: nn.Module) -> str:
     return found.hexdigest()
 
 
-def _name(model: str) -> str:
-    return model.rpartition(":")[2]
-
-
-def _callable(model: str) -> Callable[..., Any]:
-    module, name = _module(model.rpartition(":")[0]), _name(model)
+def _callable(model: str, name: str) -> Callable[..., Any]:
+    module = _module(model.rpartition(":")[0])
     found: Callable[..., Any] | None = vars(module).get(name)
     if found is None or not callable(found):
         own = [
