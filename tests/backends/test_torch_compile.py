@@ -41,6 +41,7 @@ def test_without_a_compiler_it_is_unavailable(
     with pytest.raises(Unavailable, match=r"C\+\+ compiler") as caught:
         BACKEND.probe()
     assert "apt-get install g++" in caught.value.remedy
+    assert BACKEND.probe_to_open()["torch"], "opening only loads"
 
 
 def test_without_python_headers_it_is_unavailable(
