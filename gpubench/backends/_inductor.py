@@ -39,10 +39,11 @@ STATE = "state.json"
 
 def compiler() -> Facts:
     """Where the C++ compiler is; raises Unavailable where it, or what it needs, is not."""
-    found = shutil.which(os.environ.get("CXX", "g++"))
+    named = os.environ.get("CXX", "g++")
+    found = shutil.which(named)
     if found is None:
         raise Unavailable(
-            "inductor needs a C++ compiler, and there is no g++ on PATH",
+            f"inductor needs a C++ compiler, and there is no {named} on PATH",
             "apt-get install g++ (or set CXX to another one)",
         )
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
