@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from gpubench.backends import _torch
 from gpubench.backends.torch_eager import TorchEager
 from gpubench.cache import copy_entry
 from gpubench.errors import Unavailable
@@ -54,7 +55,12 @@ def compiler() -> Facts:
 
 
 def recipe(cell: Cell, state: Path) -> dict[str, Any]:
-    """All that generated code depends on, for the cache. Raises Unavailable as `compiler`."""
+    """All that generated code depends on, for the cache.
+
+    Raises Unavailable as `compiler`, and where torch cannot use the device.
+    """
+    if cell.device == "cuda":
+        _torch.check_cuda()
     return {
         "state": str(state),
         "torch": version("torch"),
@@ -72,7 +78,7 @@ def hardware(device: str) -> str:
     """The GPU's name, or the CPU's vector units: what generated code depends on."""
     import torch
 
-    if device == "cuda" and torch.cuda.is_available():
+    if device == "cuda":
         return f"{torch.cuda.get_device_name()}, {torch.version.cuda}"
     return str(torch.backends.cpu.get_cpu_capability())
 

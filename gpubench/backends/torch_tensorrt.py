@@ -24,8 +24,6 @@ from gpubench.machine import gpu
 from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import torch
 
     from gpubench.backends.base import Facts
@@ -229,7 +227,8 @@ def _whole(module: torch.nn.Module) -> int:
         if type(part).__name__ == "TorchTensorRTModule":
             engines += 1
         elif not name.startswith("_guards_fn"):  # of torch.export: it looks at the input's shape
-            calls = _calls(getattr(getattr(part, "graph", None), "nodes", ()))
+            nodes = getattr(getattr(part, "graph", None), "nodes", ())
+            calls = [str(node.target) for node in nodes if node.op == "call_function"]
             engines += sum("execute_engine" in call for call in calls)
             left += [call for call in calls if not any(own in call for own in _PLUMBING)]
     if left or not engines:
@@ -242,10 +241,6 @@ def _whole(module: torch.nn.Module) -> int:
 
 
 _PLUMBING = ("execute_engine", "getitem")
-
-
-def _calls(nodes: Iterable[Any]) -> list[str]:
-    return [str(node.target) for node in nodes if node.op == "call_function"]
 
 
 def _files(folder: Path) -> list[Path]:
