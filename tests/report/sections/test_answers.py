@@ -18,6 +18,7 @@ from gpubench.report.charts import ranks
 from gpubench.report.html import page
 from gpubench.report.sections import answers, headline
 from gpubench.report.sections.answers import Answers
+from gpubench.suite.types import Preprocess
 from tests.report import make, make_pairs, make_pipelines
 
 
@@ -86,6 +87,15 @@ def test_the_command_that_decides_names_in_what_the_arms_differ():
 def test_the_next_command_tunes_what_was_measured():
     words = "gpubench tune resnet18 --weights probe --images digits"
     assert of(run()).command == words
+    said = {"output": "logits", "labels": "val.csv", "arguments": (("depth", 12),),
+            "preprocess": Preprocess(size=(32, 48), layout="NHWC")}  # fmt: skip
+    base = run()
+    records = [replace(r, cell=replace(r.cell, **said)) for r in base.records]
+    head = replace(base.header, planned=[replace(c, **said) for c in base.header.planned])
+    assert of(replace(base, header=head, records=records)).command == (
+        f"{words} --labels val.csv --output-name logits --preprocess 'size=[32, 48]' "
+        "--preprocess layout=NHWC --arguments depth=12"
+    )
 
 
 def test_right_is_told_in_words_and_wrong_with_who():

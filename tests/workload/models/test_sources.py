@@ -88,6 +88,16 @@ def test_own_code_is_a_network_like_any_other(own: Callable[..., Model]) -> None
     assert own(arguments=(("classes", 7), ("width", 6))).num_classes == 7
 
 
+def test_the_layout_of_own_code_is_what_the_suite_says(own: Callable[..., Model]) -> None:
+    code = forward("return self.inner(x.permute(0, 3, 1, 2))")
+    model = own(code, preprocess=Preprocess(size=(24, 32), layout="NHWC"))
+    assert model.input_shape == (24, 32, 3)
+    images = np.random.default_rng(0).normal(size=(3, 24, 32, 3)).astype(np.float32)
+    turned = own(forward("return self.inner(x)"), preprocess=Preprocess(size=(24, 32)))
+    expected = turned.answers(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(model.answers(images), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -85,7 +85,8 @@ class Code(TorchSource):
     def spec(self, workload: Workload, module: nn.Module) -> Spec:  # noqa: ARG002
         said = workload.preprocess
         grey = said is not None and said.channels == "grey"
-        return preprocess.assumed((SIDE, SIDE), "grey" if grey else "rgb")
+        layout = (said and said.layout) or "NCHW"
+        return preprocess.assumed((SIDE, SIDE), "grey" if grey else "rgb", layout)
 
     def published(self, workload: Workload, arguments: dict[str, Any]) -> Published:
         """'DEFAULT': those that it returns with."""
