@@ -188,6 +188,26 @@ def test_the_score_of_a_file_that_ends_in_softmax_is_its_own(
         assert found.score == pytest.approx(powers.max() / powers.sum(), rel=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_snippet_gives_a_file_the_batch_that_it_has(
+    here: None, tmp_path: Path, cache_dir: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = colour_net(tmp_path / "net.onnx", (2, 3, 32, 32))
+    suite = tmp_path / "net.toml"
+    suite.write_text(
+        f'[workload]\nmodel = "{file}"\nimages = "photos"\n[axes]\nbackend = "{backend}"\n'
+        'batch_size = 2\ndevice = "cpu"\nscenario = "latency"\ncores = 1\n'
+    )
+    run(suite, cache_dir, tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    Image.new("RGB", (32, 32), (210, 40, 50)).save("picture.png")
+    scope: dict[str, Any] = {}
+    exec(snippets(tmp_path / "out")[1], scope)  # noqa: S102
+    with gpubench.load(".") as classifier:
+        [found] = classifier("picture.png")
+    assert scope["logits"][0].argmax() == found.index
+
+
 def test_weights_of_a_file_that_holds_several_are_named(
     here: None, digits_suite: Path, tmp_path: Path, cache: Cache
 ) -> None:
@@ -350,6 +370,15 @@ def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
     compile(code, "README", "exec")
     assert 'torch.load("model/state.pt", weights_only=True)' in code
+    for model in ("timm/resnet18", "hf/folder", "net.py:build", "net.cloudpickle"):
+        text = readme.text(replace(made, cell=replace(cell, model=model)))
+        assert "only gpubench loads it" in text, "torchvision cannot build that"
+
+
+def test_the_readme_says_a_rate_in_plain_digits(deploy: Deployed) -> None:
+    fast = manifest.Measured(run_id="r", repeats=3, images_per_s=138_012.0)
+    text = readme.text(replace(manifest.read(deploy()), measured=fast))
+    assert "| speed | 138,000 images/s (a batch of 4, boundary transfer; 3 repeats of" in text
 
 
 @pytest.fixture
