@@ -65,8 +65,8 @@ def _speed(made: Manifest) -> str:
 def _runtime(made: Manifest) -> str:
     """The package that runs the artefact without gpubench; '' where none does as it was checked."""
     cell = made.cell
-    torchvision = not source_of(cell.model) and cell.model != "digits"
-    if cell.backend == "torch-eager" and torchvision and cell.input == "float32":
+    named = not source_of(cell.model) and cell.model != "digits"  # as torchvision does
+    if cell.backend == "torch-eager" and named and cell.input == "float32":
         return "torch"
     if cell.backend == "aot-inductor" and cell.device == "cpu" and not cell.model.endswith(".pt2"):
         return "torch"
