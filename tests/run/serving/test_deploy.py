@@ -381,6 +381,12 @@ def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
         assert "only gpubench loads it" in readme.text(other)
 
 
+def test_the_readme_says_a_rate_in_plain_digits(deploy: Deployed) -> None:
+    fast = manifest.Measured(run_id="r", repeats=3, images_per_s=138_012.0)
+    text = readme.text(replace(manifest.read(deploy()), measured=fast))
+    assert "| speed | 138,000 images/s (a batch of 4, boundary transfer; 3 repeats of" in text
+
+
 @pytest.fixture
 def copy(deploy: Deployed, tmp_path: Path) -> Path:
     return Path(shutil.copytree(deploy(), tmp_path / "copy"))
