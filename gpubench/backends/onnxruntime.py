@@ -17,7 +17,6 @@ from collections import Counter
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from platform import machine
 from typing import TYPE_CHECKING, Any
 
 from gpubench import plugins
@@ -37,20 +36,19 @@ if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
-_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino")
+CUDA = "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
 _PROVIDERS = {
     ("auto", "cpu"): "CPUExecutionProvider",
-    ("auto", "cuda"): "CUDAExecutionProvider",
+    ("auto", "cuda"): CUDA,
     ("tensorrt", "cuda"): _TENSORRT,
     ("openvino", "cpu"): "OpenVINOExecutionProvider",
 }
 """(option ``provider``, device) -> name."""
 _OWN_ON_CPU: When = {"device": ("cpu",), "provider": ("auto",)}
 _OWN_ON_CUDA: When = {"device": ("cuda",), "provider": ("auto",)}
-_REMEDIES = {
-    "CUDAExecutionProvider": "pip uninstall onnxruntime, then pip install "
-    "'gpubench[onnxruntime-gpu]' (for x86-64; elsewhere NVIDIA's own build)",
+REMEDIES = {
+    CUDA: "pip uninstall onnxruntime, then pip install 'gpubench[onnxruntime-gpu]'",
     _TENSORRT: "pip install 'gpubench[onnxruntime-gpu]', and TensorRT 10 from NVIDIA's index",
     "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of other onnxruntimes",
 }
@@ -115,9 +113,11 @@ class OnnxRuntime(Backend):
     reads_onnx = True
 
     def probe(self) -> Facts:
-        # a build for CUDA is there for x86-64 only; others come from NVIDIA
-        suits = "onnxruntime-gpu" if machine() == "x86_64" and visible_gpus() else "onnxruntime"
-        return plugins.installed(next(filter(plugins.is_here, _DISTRIBUTIONS), suits))
+        suits = "onnxruntime-gpu" if visible_gpus() else "onnxruntime"
+        found = plugins.installed(quantization.onnxruntime_package() or suits)
+        for package, number in found.items():
+            plugins.check(package, number, of="onnxruntime")
+        return found
 
     def unsupported(self, cell: Cell) -> str | None:
         provider = _PROVIDERS.get((str(cell.options.get("provider", "auto")), cell.device))
@@ -135,7 +135,7 @@ class OnnxRuntime(Backend):
             return (
                 f"{cell.precision}: on a CPU ONNX Runtime has no such convolution; it casts to fp32"
             )
-        if provider == "CUDAExecutionProvider" and cell.precision == "bf16":
+        if provider == CUDA and cell.precision == "bf16":
             return (
                 "bf16: ONNX Runtime's CUDA provider lacks kernels, MaxPool's and Clip's among them"
             )
@@ -143,7 +143,7 @@ class OnnxRuntime(Backend):
             return "the TensorRT provider cannot switch TF32 off: say tf32"
         changed = [o for o in self.options if cell.options.get(o.name, o.default) != o.default]
         for option in changed:
-            if option.name in _CUDA_ONLY and provider != "CUDAExecutionProvider":
+            if option.name in _CUDA_ONLY and provider != CUDA:
                 return f"{option.name} is an option of the CUDA provider, not of {provider}"
         return None
 
@@ -160,7 +160,7 @@ class OnnxRuntime(Backend):
             raise Unavailable(
                 f"this onnxruntime {onnxruntime.__version__} is built without {provider}; "
                 f"it has {', '.join(built)}",
-                _REMEDIES[provider],
+                REMEDIES[provider],
             )
         if cell.precision == "int8":
             file = quantization.onnx(
@@ -239,7 +239,10 @@ class OnnxRuntime(Backend):
             if provider == _TENSORRT:
                 _load_tensorrt()
                 file = artefact / json.loads((artefact / _ONNX).read_text())
-                settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(artefact)}
+                settings |= {
+                    "trt_engine_cache_enable": "True",
+                    "trt_engine_cache_path": str(artefact),
+                }
             engines = _engines(artefact)
             session = _session(file, cell, device, options, provider, settings)
             facts = _facts(session, provider, device)
@@ -269,7 +272,7 @@ def _load_tensorrt() -> None:
                 problem = error
         else:
             raise Unavailable(
-                f"ONNX Runtime's TensorRT provider needs {name}: {problem}", _REMEDIES[_TENSORRT]
+                f"ONNX Runtime's TensorRT provider needs {name}: {problem}", REMEDIES[_TENSORRT]
             )
 
 
@@ -290,8 +293,8 @@ def _cuda(provider: str, precision: str, device: Device, options: dict[str, Any]
     common = {"device_id": str(device.index)}
     if provider == _TENSORRT:
         used = {precision, options["int8_rest"] if precision == "int8" else ""}
-        return common | {
-            f"trt_{kind}_enable": _flag(kind in used) for kind in ("fp16", "bf16", "int8")
+        return common | {  # where it knows True and False only, and the CUDA provider 1 and 0 too
+            f"trt_{kind}_enable": str(kind in used) for kind in ("fp16", "bf16", "int8")
         }
     return common | {
         "use_tf32": _flag(precision == "tf32"),
@@ -370,9 +373,7 @@ def _verify(session: onnxruntime.InferenceSession, provider: str) -> None:
 
 
 def _assigned(session: onnxruntime.InferenceSession) -> dict[str, int]:
-    """Nodes by provider; {} before ONNX Runtime 1.24, which does not tell."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return {}
+    """Nodes by provider."""
     nodes: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():
         nodes[part.ep_name] += len(part.get_nodes())

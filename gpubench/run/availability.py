@@ -82,22 +82,23 @@ def unsupported(cell: Cell, backend: Backend) -> str | Lack | None:
     Raises InputError for an ONNX file that cannot be measured at all, as far as its graph says.
     """
     try:
-        return backend.unsupported(cell) or _unsupported(cell)
+        return backend.unsupported(cell) or _unsupported(cell, backend)
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001
         return broken("unsupported", error)
 
 
-def _unsupported(cell: Cell) -> str | None:
+def _unsupported(cell: Cell, backend: Backend) -> str | None:
     """Why its network cannot be had so, or why there is no such path, or None."""
     if network := registry.seen(cell.workload):
         if reason := network.refusal(cell):
             return reason
         if reason := given_input.refusal(cell.model, network.dtype, cell.input):
             return reason
-        own = network.precision  # of fp32, backends make others, where they still can
-        asked = own if own == "fp32" and not network.backend else cell.precision
+        own = network.precision  # of fp32, others are made
+        made = backend.casts_onnx or cell.precision in ("tf32", "amp", "int8")
+        asked = own if own == "fp32" and made and not network.backend else cell.precision
         if reason := refusal(cell.model, own, network.batch, asked, cell.batch_size):
             return reason
     if cell.boundary != "pipeline":

@@ -138,7 +138,7 @@ class _Walk:
         repeats = range(self._policy.max_repeats)
         return [repeat for repeat in repeats if self._wanted(cell, repeat)]
 
-    def measure(self, agent: Asked, cells: Sequence[Cell]) -> None:
+    def measure(self, agent: AgentClient | Nodes, cells: Sequence[Cell]) -> None:
         backends = self._job.backends
         self._watcher.begin(0)
         self._watcher.task(None, "starting workers (imports, once)", 0)

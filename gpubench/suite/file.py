@@ -11,14 +11,14 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
 
 from gpubench.errors import SuiteError
 from gpubench.suite import toml_file
-from gpubench.suite.grid import MAX_CELLS, combinations, matches
+from gpubench.suite.grid import MAX_CELLS, anywhere, combinations, matches
 from gpubench.suite.schema import (
     MOST,
     RENAMED,
@@ -384,9 +384,7 @@ def _grid_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
     if mistake := too_many(suite.exclude, cells):
         yield mistake
         return
-    both: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
-    devices = [d for d in both if suite.axes.device in ("auto", d)]
-    grid = [cell for device in devices for cell in combinations(suite, device, 1)]
+    grid = list(anywhere(suite))
     yield from idle(tables, "the axes have", lambda rule: any(matches(rule, c) for c in grid))
     if all(any(matches(rule, cell) for rule in suite.exclude) for cell in grid):
         yield Mistake("exclude", UNSET, "the rules leave no cell")

@@ -63,13 +63,16 @@ def weights_file(weights: str) -> tuple[str, str]:
 
 _FILES = {".onnx": "onnx", ".pt2": "pt2", ".cloudpickle": "cloudpickle"}
 _CODE = re.compile(r"(?:.*\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*")
+_UNNAMED = ("", "code", "digits", "torchvision", *_FILES.values())
+"""Sources whose models are written without their name in front."""
 
 
 def source_of(model: str) -> str:
     """Which source has ``model``, by how it is written: 'onnx', 'code', 'timm', ...; '': a name."""
     file = next((kind for ending, kind in _FILES.items() if model.endswith(ending)), "")
     code = "code" if _CODE.fullmatch(model) else ""
-    return file or code or model.partition("/")[0] * ("/" in model)
+    named = model.partition("/")[0] if "/" in model else ""
+    return file or code or ("" if named in _UNNAMED else named)
 
 
 def model_path(model: str) -> str:

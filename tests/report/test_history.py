@@ -174,6 +174,7 @@ def test_html_is_one_file_and_escapes_every_untrusted_string():
     assert not [t for t, a in tags if t == "img" or "onerror" in a or "src" in a]
     assert [a.get("type") for t, a in tags if t == "script"] == ["application/json", None, None]
     assert "{{7*7}}" in made
+    assert "<noscript><style>.chart, " in made  # no dead controls
 
 
 def test_markdown_escapes_and_the_terminal_does_not_interpret():

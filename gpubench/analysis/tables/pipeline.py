@@ -167,7 +167,9 @@ def _given(summaries: Sequence[Summary]) -> Table:
         of = {k: median(e.get(k, 0) for e in each) for e in each for k in e}
         host = sum(of.get(k, 0) for k in ("transform", "convert")) or None
         body.append((s, [taken, host, of.get("copy_in"), of.get("run"), flags_of(s)]))
-    return with_axes(GIVEN, columns, body, [])
+    notes = ["Medians of stages timed alone. Where a loader fills the session's own input "
+             "(zero-copy) nothing is left to copy."]  # fmt: skip
+    return with_axes(GIVEN, columns, body, notes)
 
 
 def told(s: Summary) -> dict[str, Any]:

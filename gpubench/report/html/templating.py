@@ -125,7 +125,7 @@ def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **va
 
     page = templates().get_template(template)
     library, no_charts = vega() if charts else ("", "")
-    return page.render(
+    made = page.render(
         version=__version__,
         # these four are ours or made safe: the only text that is not escaped
         style=Markup(asset("style.css") + (HIDE if no_charts else "")),  # noqa: S704
@@ -136,6 +136,7 @@ def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **va
         no_charts=no_charts,
         **values,
     )
+    return f"{made}\n"
 
 
 def table(
@@ -234,10 +235,11 @@ def _value(value: Any, column: Column, of_cell: dict[str, str], like: float | No
         hint = value.why or f"n = {value.n}"
         sort = "" if value.value is None else repr(value.value)
         return Value(shown.main, shown.aside, sort, hint, [])
-    return Value(shown.main, shown.aside, _sort_key(value), "", [])
+    return Value(shown.main, shown.aside, sort_key(value), "", [])
 
 
-def _sort_key(value: Any) -> str:
+def sort_key(value: Any) -> str:
     if isinstance(value, list):
         return str(min(value, default=""))
-    return "" if value is None else str(value)
+    own = getattr(value, "value", value)  # of a `Part`, and an `Amount`
+    return "" if own is None else str(own)

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from gpubench import escape, units
 from gpubench.run.serving.manifest import Manifest
+from gpubench.suite.types import source_of
 from gpubench.workload.data import preprocess
 from gpubench.workload.data.image_file import KEPT_PIXELS
 
@@ -64,7 +65,8 @@ def _speed(made: Manifest) -> str:
 def _runtime(made: Manifest) -> str:
     """The package that runs the artefact without gpubench; '' where none does as it was checked."""
     cell = made.cell
-    if cell.backend == "torch-eager" and cell.model != "digits" and cell.input == "float32":
+    named = not source_of(cell.model) and cell.model != "digits"  # as torchvision does
+    if cell.backend == "torch-eager" and named and cell.input == "float32":
         return "torch"
     if cell.backend == "aot-inductor" and cell.device == "cpu" and not cell.model.endswith(".pt2"):
         return "torch"

@@ -24,8 +24,7 @@ from gpubench.suite.types import model_path
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import builder
 from gpubench.workload.models.base import ON_CPU, of_gpu, unwrapped, worded
-from gpubench.workload.models.buildable import Published, default_only
-from gpubench.workload.models.torch_model import TorchSource
+from gpubench.workload.models.torch_model import Published, TorchSource, default_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
