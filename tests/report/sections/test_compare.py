@@ -159,7 +159,7 @@ def test_the_effect_agrees_with_the_gate(session):
     for cell in charts_compare.behind(view(*session))["cells"]:
         (line,) = cell["lines"]
         deciding = tuple(p["y"] for p in cell["points"] if p["x"] < line["x2"])
-        assert line["y"] == pytest.approx(sequential_test._shift(deciding).value, abs=1e-9)
+        assert line["y"] == pytest.approx(sequential_test.shift(deciding).value, abs=1e-9)
         assert line["low"] < line["y"] < line["high"]
 
 
