@@ -11,14 +11,16 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import RawIOBase
+from pathlib import Path
 from time import monotonic
 
 import msgspec
 from msgspec.structs import replace
 
-from gpubench.machine import processes
+from gpubench.machine import processes, topology
+from gpubench.machine.environment import near_cores
 from gpubench.machine.gpu import Gpu, visible_gpus
 from gpubench.machine.telemetry.telemetry import Telemetry, idle_watts
 from gpubench.pipeline import core_split
@@ -26,7 +28,6 @@ from gpubench.pipeline.core_split import StageTimes
 from gpubench.records.record import merged
 from gpubench.records.samples import window_ns
 from gpubench.run.agent import messages, worker
-from gpubench.run.agent.placement import placed
 from gpubench.run.agent.shared_job import Dispatcher
 from gpubench.run.agent.worker_group import SAMPLES_NEXT, Team
 
@@ -166,6 +167,24 @@ class Agent:
             self._teams.pop(name).end()
 
 
+def placed(
+    request: messages.Measure, gpus: Sequence[Gpu], root: Path = topology.DEVICES
+) -> messages.Measure:
+    """The request with the GPU of each replica, and the cores next to that, all of them.
+
+    Nothing is pinned where the machine does not say to what. On CPU the plan has decided. ``gpus``:
+    the visible ones; replica i runs on that of index i // `Cell.replicas_per_device`.
+    """
+    cell = request.cell
+    if cell.device != "cuda":
+        return request
+    visible = {one.index: one for one in gpus}
+    mine = [visible.get(index) for index in range(request.devices)]
+    near = [near_cores(one, root) if one else () for one in mine]
+    cores = [near[at // cell.replicas_per_device] for at in range(len(request.cores))]
+    return replace(request, uuids=[one.uuid if one else "" for one in mine], cores=cores)
+
+
 def _gpus(request: messages.Measure) -> list[int]:
     return list(range(request.devices)) if request.cell.device == "cuda" else []
 
@@ -190,15 +209,15 @@ def _result(found: messages.Failure | list[messages.WorkerMessage], team: Team) 
     if isinstance(found, messages.Failure):
         return found
     record = merged([answer.record for answer in found if isinstance(answer, messages.Done)])
-    record = replace(record, telemetry=telemetry.result() | {"start_s": team.start_s})
+    seen, flags = telemetry.result(), record.flags + telemetry.flags()
+    seen["start_s"] = team.start_s
     if energy := telemetry.energy([window_ns(visit) for visit in record.visits]):
-        record = replace(record, telemetry=record.telemetry | {"energy": energy})
-    flags = record.flags + telemetry.flags()
+        seen["energy"] = energy
     if frozen_s := team.pauses.seconds:
-        record = replace(record, telemetry=record.telemetry | {"frozen_s": frozen_s})
+        seen["frozen_s"] = frozen_s
         flags.append("FROZEN")
     invalid = telemetry.invalid or "FROZEN" in flags  # a worker may have seen what we did not
-    return messages.Done(replace(record, flags=flags), invalid)
+    return messages.Done(replace(record, telemetry=seen, flags=flags), invalid)
 
 
 def main(requests_fd: int, replies_fd: int) -> None:

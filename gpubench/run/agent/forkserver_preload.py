@@ -6,18 +6,15 @@ The server ends with its agent: by itself it would live as long as its last work
 an endless loop, as long as the server.
 """
 
-import ctypes
 import gc
 import os
-import signal
 from importlib import import_module
 from time import perf_counter
 
+from gpubench.machine.processes import die_with_parent
 from gpubench.machine.software import no_telemetry
 
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
+die_with_parent()
 no_telemetry()
 ERRORS: dict[str, str] = {}
 _begin = perf_counter()

@@ -242,7 +242,7 @@ def _sample(
         sampler, protocol.of_turn(request.policy, turns), at_ns=go.at_ns, late_ns=late_ns,
         claim=claim, cores=0 if shared else _cores(request.cell, own), whole=turns == 1,
     )  # fmt: skip
-    return found, cpu_ns(go.others) - before
+    return found, max(0, cpu_ns(go.others) - before)  # of one that has ended nothing is counted
 
 
 def _size(artefact: Path) -> int:

@@ -94,16 +94,10 @@ def _answer(
     request: messages.Request, cache_dir: str, replica: int, barrier: Barrier, queue: Queue | None
 ) -> messages.WorkerMessage:
     if isinstance(request, messages.Preload):
-        from gpubench.run.agent import forkserver_preload
+        from gpubench.run.agent.forkserver_preload import ERRORS, SECONDS
 
         here = environment.collect([]) if request.environment else {}
-        return messages.Preloaded(
-            forkserver_preload.ERRORS,
-            forkserver_preload.SECONDS,
-            messages.PROTOCOL,
-            __version__,
-            here,
-        )
+        return messages.Preloaded(ERRORS, SECONDS, messages.PROTOCOL, __version__, here)
     if isinstance(request, messages.Measure):
         return _measure(request, replica, barrier, queue)
     if isinstance(request, messages.SplitCores):

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from gpubench.machine.processes import SCRATCH
-from gpubench.run.agent import client
+from gpubench.run.agent import client, messages
 from gpubench.run.agent.client import AgentClient
+from gpubench.suite.types import Policy
+from tests.measure.virtual import make_cell
 
 
 @pytest.fixture(params=[client.LONGEST_TEMPDIR, client.LONGEST_TEMPDIR + 1])
@@ -78,3 +80,23 @@ def test_an_agent_that_can_removes_its_directory_itself(
     assert agent.stop() == (-signal.SIGKILL if hangs else 0)
     assert found == [hangs]
     assert not scratch.exists()
+
+
+def test_an_agent_is_given_up_after_all_of_its_own_time_outs() -> None:
+    policy = Policy(timeout_s=7, prepare_timeout_s=11)
+    cell, loaded = make_cell(), make_cell(boundary="pipeline")
+    plain, split = (messages.Measure(c, policy, "", "", [()]) for c in (cell, loaded))
+    own_s = [
+        (messages.Prepare(cell, (), 5), 5),
+        (messages.Inspect(cell.workload, 6), 6),
+        (messages.BuildReference(cell.workload, policy), 11),
+        (plain, 7),
+        (messages.Begin("", plain), 7),
+        (messages.Step("", [], 3), 3),
+        (messages.Count(cell.workload), messages.GAUGE_TIMEOUT_S),
+        (split, 2 * 7),  # its cores are split first
+        (messages.Begin("", split), 2 * 7),
+        (messages.Preload(["a"], ""), messages.START_TIMEOUT_S),
+    ]
+    for request, seconds in own_s:
+        assert client.limit_s(request) >= seconds + client.GRACE_S

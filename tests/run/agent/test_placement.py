@@ -11,8 +11,8 @@ import pytest
 from gpubench.backends.base import Device
 from gpubench.errors import Unavailable
 from gpubench.run.agent import measure_task
+from gpubench.run.agent.agent import placed
 from gpubench.run.agent.messages import Measure
-from gpubench.run.agent.placement import placed
 from gpubench.suite.types import Policy
 from tests.machine.test_topology import local, machine
 from tests.measure.virtual import make_cell
