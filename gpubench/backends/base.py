@@ -185,6 +185,8 @@ class Backend(Protocol):
     """False: its answers mean nothing, so none is checked, and there is nothing to deploy."""
     reads_onnx: bool = False
     """True: `prepare` asks for the network as ONNX, so what writes that has to be there."""
+    casts_onnx: bool = False
+    """True: a file in fp32 is also computed in other precisions, by the runtime itself."""
     roofline: bool = True
     """False: no ceiling is measured for its cells."""
 

@@ -53,7 +53,7 @@ class OpenVINO(Backend):
         *quantization.OPTIONS,
     )
     preload: tuple[str, ...] = ("openvino",)
-    reads_onnx = True
+    reads_onnx = casts_onnx = True
 
     def probe(self) -> Facts:
         return plugins.installed("openvino")

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,15 @@ BUDGET = "5m"
 _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 """A path that means itself in YAML, in Groovy and in a shell."""
 _ASKED = ("--backend", "--batch-size", "--precision", "--device", "--weights", "--images",
-          "--labels", "--calibration", "--preprocess", "--arguments")  # fmt: skip
+          "--labels", "--calibration", "--preprocess", "--arguments",
+          "--output-name")  # fmt: skip
 
 
 @click.command()
 @click.argument("model", required=False)
 @click.option("--ci", "services", callback=options.words, metavar="SERVICE,...",
               help=f"Also what runs it for every change: {', '.join(SERVICES)}.")  # fmt: skip
-@lambda command: options.selection(
-    command, [name for name, _ in options.SELECTION if name not in _ASKED]
-)
+@partial(options.selection, only=_ASKED)
 @options.output_option(
     "The suite's file; '-' prints everything.", default="gpubench.toml", show_default=True
 )
@@ -120,6 +120,7 @@ def _suite(
 
     words = {k: v for k, v in chosen.items() if v is not None} | {"model": model}
     words["device"] = words.get("device", "cpu")
+    words |= {"output": words.pop("output_name")} if "output_name" in words else {}
     asked = setup.of_words(words)
     own, batch = "fp32", 1
     if find_spec("torch"):
@@ -170,7 +171,7 @@ def _suite(
 def _work(work: Workload, words: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """What was said of the work, with paths as a suite in ``folder`` has them."""
     found = {}
-    for key in ("model", "weights", "images", "labels", "calibration"):
+    for key in ("model", "weights", "output", "images", "labels", "calibration"):
         if key not in words:
             continue
         value = getattr(work, key)
@@ -186,7 +187,7 @@ def _path(key: str, value: str) -> str:
     """The file or folder in a value of the workload; '': none."""
     if key == "weights":
         return weights_file(value)[0]
-    return model_path(value) if key == "model" else value
+    return {"model": model_path(value), "output": ""}.get(key, value)
 
 
 def _cost(suite: Path, cache_dir: Path | None) -> str:
@@ -314,6 +315,3 @@ def _next(made: Mapping[Path, str], suite: Path, extras: Sequence[str]) -> Itera
     else:
         steps += [f"{gpubench} run {shlex.quote(str(suite))}"]
     yield from (f"{'next' * (not n):<6}{step}" for n, step in enumerate(steps))
-
-
-COMMANDS: tuple[click.Command, ...] = (init,)

@@ -14,13 +14,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from msgspec import Struct
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from gpubench import escape, plugins, units
+from gpubench import plugins, units
 from gpubench.backends import base
+from gpubench.backends._inductor import compiler
 from gpubench.backends.onnxruntime import CUDA, REMEDIES
+from gpubench.cache import Cache
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.machine import cores, environment, processes
 from gpubench.machine.gpu import NO_GPU, WSL
@@ -29,9 +34,6 @@ from gpubench.machine.telemetry import energy
 from gpubench.pipeline.decoders import base as decoders_base
 from gpubench.run import availability
 from gpubench.run.results import Shown
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 Status = Literal["ok", "note", "warn", "missing", "broken"]
 
@@ -64,7 +66,25 @@ class Report(Shown, Struct, frozen=True):
         return [c for section in self.sections for c in section.checks if c.status == "broken"]
 
     def _parts(self) -> Sequence[RenderableType]:
-        return [render(self)]
+        """Nothing is cut off, remedies can be copied."""
+        colours = {"ok": "green", "note": "cyan", "warn": "yellow", "missing": "magenta"}
+        tables: list[RenderableType] = []
+        told: set[str] = set()
+        for section in self.sections:
+            table = Table(title=section.title, title_justify="left", title_style="bold", box=None)
+            table.show_header = False
+            for width in (8, 24):
+                table.add_column(min_width=width, overflow="fold", no_wrap=False)
+            table.add_column(overflow="fold")
+            for check in section.checks:
+                words = Text(check.detail)
+                if check.remedy and check.remedy not in told:
+                    told.add(check.remedy)
+                    words.append(f"\nremedy: {check.remedy}", style="italic")
+                status = Text(check.status, style=colours.get(check.status, "bold red"))
+                table.add_row(status, Text(check.name), words)
+            tables += [table, Text()]
+        return tables
 
 
 def doctor(*, cache_dir: str | Path | None = None, timeout_s: float = 120.0) -> Report:
@@ -90,37 +110,6 @@ def doctor(*, cache_dir: str | Path | None = None, timeout_s: float = 120.0) -> 
         ],
         here,
     )
-
-
-def to_json(report: Report) -> str:
-    """The report for programs."""
-    return escape.encoded(report, indent=2)
-
-
-def render(report: Report) -> RenderableType:
-    """The report for people; nothing is cut off, remedies can be copied."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"ok": "green", "note": "cyan", "warn": "yellow", "missing": "magenta"}
-    tables: list[RenderableType] = []
-    told: set[str] = set()
-    for section in report.sections:
-        table = Table(title=section.title, title_justify="left", title_style="bold", box=None)
-        table.show_header = False
-        for width in (8, 24):
-            table.add_column(min_width=width, overflow="fold", no_wrap=False)
-        table.add_column(overflow="fold")
-        for check in section.checks:
-            words = Text(check.detail)
-            if check.remedy and check.remedy not in told:
-                told.add(check.remedy)
-                words.append(f"\nremedy: {check.remedy}", style="italic")
-            status = Text(check.status, style=colours.get(check.status, "bold red"))
-            table.add_row(status, Text(check.name), words)
-        tables += [table, Text()]
-    return Group(*tables)
 
 
 # ------------------------------------------------------------------------------ machine
@@ -374,11 +363,10 @@ def _say(value: Any) -> str:
 
 
 def _compiler() -> Check:
-    if found := shutil.which(os.environ.get("CXX", "g++")):  # as inductor looks for one
-        return Check("C++ compiler", "ok", found)
-    detail = "none found; torch-compile and aot-inductor need one on the CPU"
-    remedy = "apt-get install g++, or set CXX to another one"
-    return Check("C++ compiler", "missing", detail, remedy)
+    try:
+        return Check("C++ compiler", "ok", compiler()["c++"])
+    except Unavailable as error:
+        return Check("C++ compiler", "missing", error.reason, error.remedy)
 
 
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "lustre", "ceph", "beegfs"}
@@ -386,8 +374,6 @@ REMOTE = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "lustre", "ceph", "
 
 
 def _cache(root: Path | None) -> list[Check]:
-    from gpubench.cache import Cache
-
     try:
         cache = Cache(root)
         used = sum(usage.bytes for usage in cache.info())

@@ -68,7 +68,9 @@ class Inspected(Shown, Struct, frozen=True):
             ("parameters", f"{net.parameters:,} ({net.precision})"),
             (
                 "FLOPs",
-                f"{net.flops:,.0f} for a picture" if net.flops is not None else net.uncounted,
+                f"{net.flops:,.0f} for a picture"
+                if net.flops is not None
+                else f"not counted: {net.uncounted}",
             ),
             *([("opset", str(net.opset))] if net.opset else []),
             *(("note", note) for note in net.notes),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import string
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import product
@@ -109,13 +110,19 @@ def measured(agent: AgentClient, cell: Cell, core: int) -> dict[str, Any]:
 
 def page(kept: dict[str, Any]) -> str:
     """Tables of models and backends, and why what is not ok is not."""
-    networks, about = kept["networks"], kept["made"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    networks = kept["networks"]
     lines = [
         "# Architectures and backends\n",
-        f"`python -m tests.benchmarks.architectures`, last on {about['date']}: gpubench "
-        f"{__version__}, {versions}; {about['cpu']}, a core for each.",
+        "`python -m tests.benchmarks.architectures`, a core for each cell. A letter behind a "
+        "number says where it is from; without one it is from a.\n",
     ]
+    made_on = [cell["made"] for by in networks.values() for c in by.values() for cell in c.values()]
+    for number, about in enumerate(kept["made"]):
+        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        lines.append(
+            f"- {string.ascii_lowercase[number]}: {about['cpu']}, {made_on.count(number)} cells, "
+            f"the last on {about['date']}; {versions}"
+        )
     for weights, words in WORDS.items():
         chosen = {model: found[weights] for model, found in networks.items() if weights in found}
         chosen = {model: chosen[model] for model in MODELS if model in chosen}
@@ -151,26 +158,33 @@ def _table(
             cell = cells.get(name)
             if cell is None:
                 row.append("")
-            elif cell["status"] != "ok":
+                continue
+            if cell["status"] != "ok":
                 reason = reasons.setdefault(cell["reason"], len(reasons) + 1)
-                row.append(f"{cell['status']} [{weights[0]}{reason}]")
+                words = f"{cell['status']} [{weights[0]}{reason}]"
             elif ":" in name:
-                row.append(f"{cell['match']:.2f} / {cell['relative_error']:.2g}")
+                words = f"{cell['match']:.2f} / {cell['relative_error']:.2g}"
             else:
-                row.append(f"{cell['relative_error']:.0e}")
+                words = f"{cell['relative_error']:.0e}"
+            elsewhere = f" {string.ascii_lowercase[cell['made']]}" if cell["made"] else ""
+            row.append(words + elsewhere)
         lines.append(f"| {model} | {' | '.join(row)} |")
     return lines + [f"\n[{weights[0]}{number}] {reason}" for reason, number in reasons.items()]
 
 
 def keep(file: Path, model: str, weights: str, name: str, cell: dict[str, Any]) -> None:
-    """Add to what there is by now, which another process may have added to."""
-    kept = json.loads(file.read_text()) if file.exists() else {"networks": {}}
+    """Add to what there is by now, which another process, or machine, may have added to."""
+    kept = json.loads(file.read_text()) if file.exists() else {"networks": {}, "made": []}
+    versions = {"gpubench": __version__} | {package: version(package) for package in PACKAGES}
+    about = {"date": f"{datetime.now(tz=UTC):%Y-%m-%d}", "cpu": cpu_model(), "versions": versions}
+    places = [(one["cpu"], one["versions"]) for one in kept["made"]]
+    if (about["cpu"], versions) in places:
+        cell["made"] = places.index((about["cpu"], versions))
+        kept["made"][cell["made"]] = about
+    else:
+        cell["made"] = len(places)
+        kept["made"].append(about)
     kept["networks"].setdefault(model, {}).setdefault(weights, {})[name] = cell
-    kept["made"] = {
-        "date": f"{datetime.now(tz=UTC):%Y-%m-%d}",
-        "cpu": cpu_model(),
-        "versions": {package: version(package) for package in PACKAGES},
-    }
     file.write_text(json.dumps(kept, indent=1) + "\n")
     (file.parent / "README.md").write_text(page(kept))
 

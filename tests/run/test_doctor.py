@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gpubench import plugins
+from gpubench import escape, plugins
 from gpubench.backends import base
 from gpubench.backends.onnxruntime import CUDA
 from gpubench.errors import InputError, Unavailable
@@ -182,7 +182,7 @@ def test_backends_and_their_remedies(
     assert runtimes["colorsys"].detail.startswith("import ")
     assert (checks["unloadable"].status, "oops" in checks["unloadable"].detail) == ("broken", True)
     assert [c.name for c in report.broken] == ["gpubench_no_such_module", "broken", "unloadable"]
-    assert json.loads(doctor.to_json(report))["sections"][3]["title"] == "Backends"
+    assert json.loads(escape.document(report))["sections"][3]["title"] == "Backends"
     decoders = next(s for s in report.sections if s.title == "Decoders").checks
     assert [(check.name, check.status) for check in decoders] == [("pil", "ok")]
 
@@ -221,7 +221,7 @@ def test_render_cuts_nothing_and_takes_text_literally() -> None:
     check = doctor.Check("name [red]", "missing", "because [/x]", remedy)
     report = doctor.Report([doctor.Section("Title", [check])], {})
     out = io.StringIO()
-    Console(file=out, width=60).print(doctor.render(report))
+    Console(file=out, width=60).print(report)
     flat = "".join(out.getvalue().split())
     assert remedy.replace(" ", "") in flat
     assert "name[red]" in flat
@@ -391,8 +391,9 @@ def test_compiler_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "clang++").touch(mode=0o755)
     assert doctor._compiler().remedy.startswith("apt-get install g++"), "inductor takes no other"
     mine = tmp_path / "my-c++"
-    mine.touch(mode=0o755)
     monkeypatch.setenv("CXX", str(mine))
+    assert f"there is no {mine} on PATH" in doctor._compiler().detail
+    mine.touch(mode=0o755)
     assert doctor._compiler() == doctor.Check("C++ compiler", "ok", str(mine))
 
 

@@ -33,6 +33,7 @@ class Stub:
     name = summary = "stub"
     options = ()
     preload = ()
+    casts_onnx = False
 
     def __init__(self, missing: bool = False, refuses: str = "", reads_onnx: bool = False) -> None:
         self._missing, self._refuses, self.reads_onnx = missing, refuses, reads_onnx

@@ -3,6 +3,7 @@ and what to type next; and what failed, by its cause."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -205,6 +206,15 @@ def _next(file: RecordFile, won: Sequence[Winner]) -> tuple[str, str]:
         name = rivals[0].backend
         return formatting.decide(head, c, rivals[0]), f"decides between {c.backend} and {name}"
     words = ["gpubench", "tune", c.model, "--weights", c.weights, "--images", c.images]
+    named = {"--labels": c.labels, "--calibration": c.calibration, "--output-name": c.output}
+    words += [word for option, value in named.items() if value for word in (option, value)]
+    said = c.preprocess.given if c.preprocess else ()
+    tables = {"--preprocess": {key: c.preprocess.plain(key) for key in said},
+              "--arguments": dict(c.arguments)}  # fmt: skip
+    for option, pairs in tables.items():
+        for key, value in pairs.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            words += [option, f"{key}={text}"]
     return shlex.join(words), "finds precision, batch size, replicas and options that are faster"
 
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from gpubench import escape, units
 from gpubench.run.serving.manifest import Manifest
+from gpubench.suite.types import source_of
 from gpubench.workload.data import preprocess
 from gpubench.workload.data.image_file import KEPT_PIXELS
 
@@ -55,7 +56,7 @@ def _speed(made: Manifest) -> str:
         return f"not measured: `gpubench run` the suite {_plain(made.suite)!r}"
     words = [f"p50 {units.duration(found.p50_ns)}"] if found.p50_ns else []
     words += [f"p99 {units.duration(found.p99_ns)}"] if found.p99_ns else []
-    words += [f"{found.images_per_s:.4g} images/s"] if found.images_per_s else []
+    words += [f"{units.significant(found.images_per_s, 4)} images/s"] if found.images_per_s else []
     batch = f"a batch of {made.cell.batch_size}, boundary {made.cell.boundary}"
     repeats = units.count(found.repeats, "repeat")
     return f"{', '.join(words)} ({batch}; {repeats} of run {_plain(found.run_id)})"
@@ -64,7 +65,8 @@ def _speed(made: Manifest) -> str:
 def _runtime(made: Manifest) -> str:
     """The package that runs the artefact without gpubench; '' where none does as it was checked."""
     cell = made.cell
-    if cell.backend == "torch-eager" and cell.model != "digits" and cell.input == "float32":
+    named = not source_of(cell.model) and cell.model != "digits"  # as torchvision does
+    if cell.backend == "torch-eager" and named and cell.input == "float32":
         return "torch"
     if cell.backend == "aot-inductor" and cell.device == "cpu" and not cell.model.endswith(".pt2"):
         return "torch"

@@ -25,6 +25,7 @@ from gpubench.suite.goal import Goal, Search
 from gpubench.suite.schema import nearest
 from gpubench.suite.types import MOST_SAMPLES, Catalog, Cell, Policy, Suite, Workload, title
 from gpubench.workload.data import datasets
+from gpubench.workload.models import registry
 
 SAMPLE_S = 0.6
 """Of one trial: short, since what may still be best is measured again and again."""
@@ -71,6 +72,9 @@ def job(
     if device == "cuda" and not gpus:
         raise InputError("--device cuda: no NVIDIA GPU is visible; see `nvidia-smi`, or use cpu")
     _check_energy(goal, device)
+    own = registry.seen(plain.workload)  # what a file fixes
+    if own and own.batch and not chosen.get("batch_size"):
+        chosen = {**chosen, "batch_size": [own.batch]}
     asked = space.default(
         catalog, plain.workload, device=device, cores=len(cores), gpus=gpus, goal=goal,
         boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0],
@@ -78,7 +82,9 @@ def job(
     asked = space.chosen(asked, {key: chosen.get(key) for key in AXES})
     asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))
     asked = space.trying(asked, catalog, chosen.get("option") or ())
-    words = arms.parse("--baseline", baseline, same=()).values if baseline else {}
+    words = {"precision": own.precision} if own else {}
+    words |= {"backend": own.backend} if own and own.backend else {}
+    words |= arms.parse("--baseline", baseline, same=()).values if baseline else {}
     today = space.baseline(words, asked, catalog)
     backends = {name: base.get(name) for name in {*asked.backends, *(c.backend for c in today)}}
     found = space.cells(asked, catalog, partial(_unsupported, backends))
@@ -99,7 +105,6 @@ def job(
         search=search,
         plan=plan,
         backends=backends,
-        options=catalog.backends,
         out=output or record_builder.directory(suite.name),
         cache_dir=cache.root,
         resume=resume,

@@ -141,7 +141,7 @@ def module(file: str) -> nn.Module:
     class Compiled(torch.nn.Module):  # type: ignore[misc]
         def forward(self, images: torch.Tensor) -> object:
             if images.is_meta:
-                raise InputError(f"model {file!r} is compiled, and the work in it is not counted")
+                raise InputError("it is compiled")
             given = images.to(about.device, getattr(torch, about.dtype))
             found = loaded(given.contiguous(memory_format=layout))
             return torch.utils._pytree.tree_map(lambda answer: answer.cpu(), found)

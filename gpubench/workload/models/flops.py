@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from gpubench.errors import InputError
 from gpubench.records.record import Work
+from gpubench.workload.models.base import worded
 from gpubench.workload.models.onnx_graph import inputs
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def of(model: Model, cache: Cache) -> Work:
     """The work in one image of ``model``; counted once.
 
     Raises InputError where an ONNX file's shapes do not follow from it, or for a product in it that
-    is not counted here.
+    is not counted here; and for a module that needs numbers, or is compiled.
     """
     counts = "onnx" if model.is_onnx else "torch"
     versions = {counts: version(counts)}
@@ -84,7 +85,8 @@ def of(model: Model, cache: Cache) -> Work:
         if model.is_onnx:
             tally = count_graph(model.onnx(model.precision, model.fixed_batch))
         else:
-            tally = count_module(model.module(), model.input_shape)
+            shape = (model.fixed_batch or 1, *model.input_shape)
+            tally = count_module(model.module(), shape, model.spec.dtype)
         found = Work(ends=ends, **msgspec.structs.asdict(tally))
         (at / _FILE).write_bytes(msgspec.json.encode(found))
 
@@ -92,8 +94,11 @@ def of(model: Model, cache: Cache) -> Work:
     return msgspec.json.decode((entry / _FILE).read_bytes(), type=Work)
 
 
-def count_module(module: torch.nn.Module, shape: tuple[int, int, int]) -> Tally:
-    """Of a network in eval mode; it is on the meta device afterwards."""
+def count_module(module: torch.nn.Module, shape: Shape, dtype: str = "float32") -> Tally:
+    """Of a network in eval mode, which is on the meta device afterwards; ``shape``: of a batch.
+
+    Raises InputError where it needs numbers, or is compiled.
+    """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -122,25 +127,35 @@ def count_module(module: torch.nn.Module, shape: tuple[int, int, int]) -> Tally:
     torch.backends.mha.set_fastpath_enabled(False)  # one operator for all of it, counted by nobody
     try:
         # The last one entered sees an operator first; it takes apart what it cannot count.
-        with torch.inference_mode(), Watch(), counter:
-            module(torch.empty(1, *shape, device="meta"))
+        with Watch(), counter:
+            _idle(module, shape, dtype)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    tally.flops = counter.get_total_flops()
-    return tally
+    batch = shape[0]
+    flops, activations = counter.get_total_flops() // batch, tally.activations // batch
+    return Tally(flops, tally.weights, activations)
 
 
-def by_module(module: torch.nn.Module, shape: tuple[int, ...], depth: int) -> dict[str, int]:
-    """FLOPs of one image by the name of the module, ``depth`` deep; ``shape``: with its batch.
-
-    The network is on the meta device afterwards.
-    """
+def _idle(module: torch.nn.Module, shape: Shape, dtype: str) -> None:
+    """Call it with shapes alone. Raises InputError."""
     import torch
+
+    try:
+        with torch.inference_mode():
+            module(torch.empty(shape, dtype=getattr(torch, dtype), device="meta"))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a network does with numbers that it does not have
+        raise InputError(f"it cannot be run on shapes alone ({worded(error)})") from error
+
+
+def by_module(module: torch.nn.Module, shape: Shape, dtype: str, depth: int) -> dict[str, int]:
+    """FLOPs of one image by the name of the module, ``depth`` deep; otherwise as `count_module`."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False, depth=None)
-    with torch.inference_mode(), counter:
-        module.to("meta")(torch.empty(shape, device="meta"))
+    with counter:
+        _idle(module.to("meta"), shape, dtype)
     found = {
         name.partition(".")[2]: sum(counts.values()) // shape[0]
         for name, counts in counter.get_flop_counts().items()

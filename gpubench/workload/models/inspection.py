@@ -77,11 +77,10 @@ def inspect(workload: Workload, cache: Cache) -> Inspection:
     try:
         total = flops.of(model, cache).flops
         if not model.is_onnx:
-            modules = flops.by_module(module, (model.fixed_batch or 1, *model.input_shape), _DEPTH)
+            shape = (model.fixed_batch or 1, *model.input_shape)
+            modules = flops.by_module(module, shape, spec.dtype, _DEPTH)
     except InputError as error:
         why = str(error)
-    except (NotImplementedError, RuntimeError, TypeError) as error:  # not on the meta device
-        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return Inspection(
         kind=kind,
         input_shape=model.input_shape,

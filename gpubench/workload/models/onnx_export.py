@@ -80,7 +80,9 @@ def _export(state: Path, dtype: str, batch: int | None, file: Path) -> None:
                 verbose=False,
             )
     except Exception as error:  # whatever the exporter raises, the cell cannot go on
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        own = type(error).__module__.startswith("torch.onnx")  # which says in which step it was
+        why = (own and error.__cause__) or error
+        reason = str(why).strip().splitlines()[0] if str(why).strip() else repr(why)
         raise CellFailed("error", f"ONNX export of {name} in {dtype} failed: {reason}") from error
     if (written := _written(file)) != (_OPSET[dtype], dtype):
         raise CellFailed(

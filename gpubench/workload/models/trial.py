@@ -100,7 +100,7 @@ def examine(module: nn.Module, spec: Spec, name: str, wanted: str = "", fixed: i
         shown = ", ".join(f"{key!r} {_told(each[key])}" for key in chosen)
         raise InputError(
             f"model {name!r} has several outputs with a number for each class: {shown}; say which, "
-            f'for example [workload] output = "{chosen[0]}"'
+            f'for example [workload] output = "{chosen[0]}", or --output-name {chosen[0]}'
         )
     [key] = chosen
     if not fixed:

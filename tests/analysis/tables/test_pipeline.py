@@ -88,6 +88,7 @@ def test_what_the_host_gives_stands_beside_its_bytes_and_its_time(run: RecordFil
     made = {t.title: t for t in make.tables([changed(run, given)])}[pipeline.GIVEN]
     found = {row["input"]: row for row in rows(made)}
     assert (found["float32"]["copied in"], found["uint8"]["copied in"]) == (400, 100)
+    assert "nothing is left to copy" in " ".join(made.notes)
     assert (found["float32"]["on the host"], found["uint8"]["on the host"]) == (4, 6)
     assert (found["uint8"]["copy in (H2D)"], found["uint8"]["compute"]) == (2, 30)
 

@@ -16,8 +16,10 @@ from gpubench.run import availability
 from gpubench.run import plan as planning
 from gpubench.run.plan import Plan
 from gpubench.run.tune import setup, space
+from gpubench.suite.goal import Goal, Metric
 from gpubench.suite.types import Policy
 from tests.analysis import searches
+from tests.backends.onnx_files import conv_net
 
 
 @pytest.fixture
@@ -68,3 +70,17 @@ def test_a_floor_that_no_answers_could_be_shown_to_keep(pictures: str, tmp_path:
     assert planning.undecidable(plan("digits", asked).suite, cache) == ""
     assert planning.undecidable(plan(pictures, replace(asked, min_accuracy=0.5)).suite, cache) == ""
     assert planning.undecidable(plan(pictures).suite, cache) == ""
+
+
+def test_what_a_file_fixes_is_todays_default_and_the_space(tmp_path: Path) -> None:
+    file = conv_net(tmp_path / "net.onnx", "fp16", batch=6)
+    words = {"model": str(file), "images": "synthetic", "device": "cpu", "boundary": "transfer",
+             "backend": ["onnxruntime"], "replicas": [1]}  # fmt: skip
+    job = setup.job(
+        words, Goal(Metric("throughput")), {}, budget_s=5, seed=0, baseline=[],
+        cache_dir=tmp_path / "cache", output=tmp_path / "out", resume=False,
+    )  # fmt: skip
+    assert {(c.backend, c.precision, c.batch_size) for c in job.plan.planned} == {
+        ("onnxruntime", "fp16", 6)
+    }
+    assert not job.plan.skips

@@ -39,6 +39,39 @@ FAMILIES: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
+class Bytes(torch.nn.Module):
+    """Of uint8 only, four pictures at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.dtype == torch.uint8
+        assert len(images) == 4
+        found: torch.Tensor = self.conv(images.float()).mean((2, 3))
+        return found
+
+
+def test_a_module_is_given_the_batch_and_type_that_it_takes() -> None:
+    shape, each = (4, 3, SIDE, SIDE), 2 * 8 * 3 * 9 * (SIDE - 2) ** 2
+    found = flops.count_module(Bytes().eval(), shape, "uint8")
+    assert (found.flops, found.weights) == (each, 8 * 3 * 9)
+    assert found.activations == 3 * SIDE**2 + 2 * 8 * (SIDE - 2) ** 2 + 8
+    assert flops.by_module(Bytes().eval(), shape, "uint8", 2) == {"conv": each}
+
+
+def test_a_module_that_needs_numbers_is_told() -> None:
+    class Choosing(torch.nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = super().forward(images)
+            return found if found.sum() > 0 else -found
+
+    for module, why in ((Choosing(4, 4), "RuntimeError"), (Bytes(), "AssertionError")):
+        with pytest.raises(InputError, match=rf"cannot be run on shapes alone \({why}"):
+            flops.count_module(module.eval(), (1, 3, 4, 4))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_network_and_its_graph_agree(family: str, tmp_path: Path) -> None:
     module, file = FAMILIES[family]().eval(), tmp_path / "network.onnx"
@@ -55,7 +88,7 @@ def test_a_network_and_its_graph_agree(family: str, tmp_path: Path) -> None:
         )
     graph = flops.count_graph(file)
     assert graph.flops > 0
-    assert graph == flops.count_module(module, (3, SIDE, SIDE))
+    assert graph == flops.count_module(module, (1, 3, SIDE, SIDE))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +101,7 @@ def test_what_torchvision_publishes(weights: type[zoo.WeightsEnum]) -> None:
     published = next(iter(weights)).meta
     with torch.device("cpu"):
         module = zoo.get_model(weights.__name__.removesuffix("_Weights").lower()).eval()
-    found = flops.count_module(module, (3, 224, 224))
+    found = flops.count_module(module, (1, 3, 224, 224))
     assert found.flops / 2e9 == pytest.approx(published["_ops"], rel=0.01, abs=0.002)
     assert found.weights == pytest.approx(published["num_params"], rel=0.03)
 

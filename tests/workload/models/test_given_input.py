@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpubench.cache import Cache, recipe_of
 from gpubench.errors import CellFailed, Unsupported
-from gpubench.suite.types import Input, Workload
+from gpubench.suite.types import Input, Precision, Workload
 from gpubench.workload.data import preprocess
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import builder, given_input, onnx_graph, quantization
@@ -171,6 +171,22 @@ def test_int8_is_calibrated_once_whatever_is_given(tmp_path: Path, cache: Cache)
     assert len({str(quantization.facts(file)) for file in files}) == 1
     floats = run(files[0], pictures(own.spec, "float32"))
     np.testing.assert_allclose(run(files[1], pictures(own.spec, "uint8")), floats, atol=0.02)
+
+
+def test_of_a_file_in_fp32_only_some_make_other_precisions(tmp_path: Path) -> None:
+    from gpubench.backends import base
+    from gpubench.run import availability
+
+    def refused(backend: str, precision: Precision) -> bool:
+        file = conv_net(tmp_path / "net.onnx")
+        asked = cell(backend, model=str(file), weights="file", precision=precision)
+        return availability.unsupported(asked, base.get(backend)) is not None
+
+    assert {(b, p) for b in ("onnxruntime", "openvino") for p in get_args(Precision)
+            if not refused(b, p)} == {
+        ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32"),
+        ("openvino", "fp16"), ("openvino", "bf16"), ("openvino", "int8"),
+    }  # fmt: skip
 
 
 def test_what_takes_bytes_itself_is_given_nothing_else(tmp_path: Path, cache: Cache) -> None:

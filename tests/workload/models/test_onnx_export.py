@@ -118,6 +118,8 @@ def test_a_network_that_cannot_be_traced_says_so(
     monkeypatch.setattr(builder, "load_module", lambda state: Branching().eval())
     with pytest.raises(CellFailed, match="ONNX export of resnet18 in float16 failed: "):
         onnx_export.onnx(Cache(tmp_path / "cache"), model.state(), "fp16", None)
+    with pytest.raises(CellFailed, match=r"in float32 failed: .*data-dependent"):
+        onnx_export.onnx(Cache(tmp_path / "cache"), model.state(), "fp32", None)
 
 
 def test_int8_is_refused(model: Model) -> None:

@@ -65,6 +65,7 @@ def own(tmp_path: Path) -> Callable[..., Model]:
         ("timm/x.onnx", "onnx", "timm/x.onnx", "file"),
         ("x.pt2", "pt2", "x.pt2", "file"),
         ("theirs/net", "theirs", "", "probe"),
+        ("torchvision/resnet18", "", "", "probe"),
     ],
 )
 def test_how_it_is_written_says_where_it_is_from(
@@ -85,6 +86,16 @@ def test_own_code_is_a_network_like_any_other(own: Callable[..., Model]) -> None
     assert model.answers(images).shape == (3, 7)
     assert model.identity != own(arguments=(("classes", 7),)).identity
     assert own(arguments=(("classes", 7), ("width", 6))).num_classes == 7
+
+
+def test_the_layout_of_own_code_is_what_the_suite_says(own: Callable[..., Model]) -> None:
+    code = forward("return self.inner(x.permute(0, 3, 1, 2))")
+    model = own(code, preprocess=Preprocess(size=(24, 32), layout="NHWC"))
+    assert model.input_shape == (24, 32, 3)
+    images = np.random.default_rng(0).normal(size=(3, 24, 32, 3)).astype(np.float32)
+    turned = own(forward("return self.inner(x)"), preprocess=Preprocess(size=(24, 32)))
+    expected = turned.answers(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(model.answers(images), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -447,6 +458,10 @@ def test_names_that_no_source_has() -> None:
     for name, message in (
         ("tim/resnet18", "did you mean 'timm/'"),
         ("nobody/x", "unknown model 'nobody/x': `gpubench"),
+        ("torchvision/resnet18", "unknown model 'torchvision/resnet18': did you mean 'resnet18'"),
+        ("digits/digits", "did you mean 'digits'"),
+        ("code/x", "unknown model 'code/x': `gpubench"),
+        ("onnx/x", "unknown model 'onnx/x': `gpubench"),
     ):
         with pytest.raises(InputError, match=message):
             registry.of(name)

@@ -11,9 +11,8 @@ from gpubench import cache
 from gpubench.errors import InputError, Unsupported
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import compiled_package
-from gpubench.workload.models.buildable import Published
 from gpubench.workload.models.registry import Look
-from gpubench.workload.models.torch_model import TorchModel, TorchSource
+from gpubench.workload.models.torch_model import Published, TorchModel, TorchSource
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +74,8 @@ class Exported(TorchSource):
         if channels not in depth or dtype not in ("float32", "uint8"):
             raise InputError(
                 f"model {workload.model!r} takes {tuple(shape)} {dtype} for a picture; expected "
-                "float32 or uint8, with 1 or 3 channels"
+                "float32 or uint8, with 1 or 3 channels: export module.float(), precision is an "
+                "axis here"
             )
         found: Any = (tuple(size), depth[channels], layout, dtype)
         return preprocess.assumed(*found)
