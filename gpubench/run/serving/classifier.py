@@ -226,7 +226,7 @@ class Classifier:
         """None: they are not finite."""
         import numpy as np
 
-        finite = np.isfinite(logits).all(1).tolist()
+        finite = np.all(np.isfinite(logits), axis=1).tolist()
         with np.errstate(invalid="ignore"):
             scores = outputs.scores(logits.astype(np.float64), self.manifest.answers)
         best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
