@@ -6,6 +6,7 @@ replaced is.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,10 +15,13 @@ import tomllib
 import zipfile
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
+ROOT = Path(__file__).parents[1]
 NEWER = "99.0"
 PYTHON = sys.executable
 OWN = metadata("gpubench")
@@ -94,10 +98,49 @@ def test_versions_that_are_there_stay(
     assert (after["scipy"], after["msgspec"]) == ("1.14.0", NEWER)  # what was not there
 
 
-def test_extras_of_onnxruntime_are_declared_apart() -> None:
+@pytest.fixture(scope="module")
+def declared() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_each_extra_is_installed_from_the_wheel_before_a_release(declared: dict[str, Any]) -> None:
+    """But those with libraries on NVIDIA's own index, and what other extras consist of."""
+    release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text("utf-8"))
+    tried = release["jobs"]["install"]["strategy"]["matrix"]["extra"]
+    others = [f"[{name}]" for name in ("tensorrt", "torch-tensorrt", "work")]
+    extras = [f"[{name}]" for name in declared["project"]["optional-dependencies"]]
+    assert sorted([*tried, *others]) == sorted(["", *extras])
+
+
+@pytest.mark.parametrize(
+    ("tag", "log", "told"),
+    [
+        ("v1.2.3", "## [1.2.3] - 2026-11-30\n\n### Fixed\n\n- x\n\n## [1.2.2]\n", ""),
+        ("v1.2.4", "## [1.2.4] - 2026-11-30\n\n- x\n", "tag v1.2.4 is not v1.2.3"),
+        ("v1.2.3", "## [Unreleased]\n\n- x\n", "no section"),
+        ("v1.2.3", "## [1.2.3] - 2026-11-30\n\n## [1.2.2] - 2026-10-01\n\n- x\n", "no section"),
+    ],
+)
+def test_a_tag_is_the_version_and_has_its_section(
+    tag: str, log: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("release", ROOT / ".ci/release.py")
+    assert spec
+    assert spec.loader
+    release = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(release)
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    (tmp_path / "CHANGELOG.md").write_text(log)
+    if told:
+        with pytest.raises(SystemExit, match=told):
+            release.notes(tag, "1.2.3")
+    else:
+        assert release.notes(tag, "1.2.3") == "### Fixed\n\n- x\n"
+
+
+def test_extras_of_onnxruntime_are_declared_apart(declared: dict[str, Any]) -> None:
     """Their builds have the same files; uv refuses both at once."""
-    file = Path(__file__).parents[1] / "pyproject.toml"
-    conflicts = tomllib.loads(file.read_text("utf-8"))["tool"]["uv"]["conflicts"]
+    conflicts = declared["tool"]["uv"]["conflicts"]
     pairs = {frozenset(one.get("extra", one.get("group")) for one in pair) for pair in conflicts}
     for cpu in ("cpu", "onnxruntime"):
         for cuda in ("cuda", "onnxruntime-gpu", "dev"):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 from scipy.optimize import brentq
 from scipy.signal import lfilter
 from scipy.special import ndtr
@@ -83,7 +84,7 @@ def _median(chance_of_second: float, second: Callable[[float], float]) -> float:
 def _spike(x: float) -> float:
     """P(normal + log Pareto <= x), by integrating over the spike's size (it is exponential)."""
     size = np.linspace(0, 40, 400_001)
-    return float(np.trapezoid(1.5 * np.exp(-1.5 * size) * ndtr((x - size) / NOISE), size))
+    return float(trapezoid(1.5 * np.exp(-1.5 * size) * ndtr((x - size) / NOISE), size))
 
 
 STATIONARY: dict[str, tuple[Draw, Callable[[], float], str]] = {
