@@ -208,9 +208,8 @@ def _next(file: RecordFile, won: Sequence[Winner]) -> tuple[str, str]:
     words = ["gpubench", "tune", c.model, "--weights", c.weights, "--images", c.images]
     named = {"--labels": c.labels, "--calibration": c.calibration, "--output-name": c.output}
     words += [word for option, value in named.items() if value for word in (option, value)]
-    said = c.preprocess.given if c.preprocess else ()
-    tables = {"--preprocess": {key: c.preprocess.plain(key) for key in said},
-              "--arguments": dict(c.arguments)}  # fmt: skip
+    said = {key: c.preprocess.plain(key) for key in c.preprocess.given} if c.preprocess else {}
+    tables = {"--preprocess": said, "--arguments": dict(c.arguments)}
     for option, pairs in tables.items():
         for key, value in pairs.items():
             text = value if isinstance(value, str) else json.dumps(value)
