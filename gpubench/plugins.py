@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata, version
+from importlib.metadata import (
+    EntryPoint,
+    PackageNotFoundError,
+    distribution,
+    entry_points,
+    metadata,
+    packages_distributions,
+    version,
+)
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
@@ -58,13 +67,21 @@ def installed(*packages: str, extra: str = "", remedy: str = "") -> dict[str, st
     return found
 
 
-def check(package: str, found: str, remedy: str = "") -> None:
-    """Raises Unavailable where gpubench declares that it needs another version than ``found``."""
-    need = _declared(package).need
+def check(package: str, found: str, remedy: str = "", *, of: str = "") -> None:
+    """Raises Unavailable where gpubench declares that it needs another version than ``found``.
+
+    ``of``: what ``package`` is a build of, and declared as.
+    """
+    need = _declared(of or package).need
     if not serves(found, need):
         raise Unavailable(
             f"{package} {found} is installed, and gpubench needs {need}",
-            remedy or f"pip install '{package}{need}'",
+            remedy
+            or (
+                f"pip install '{package}{need}'"
+                if _from_an_index(package, found)
+                else f"update it to {need} from where it came: pip would replace that build"
+            ),
         )
 
 
@@ -82,6 +99,47 @@ def is_here(package: str) -> bool:
         return bool(version(package))
     except PackageNotFoundError:
         return False
+
+
+@cache
+def builds(module: str) -> tuple[str, ...]:
+    """The packages that have it: several where one has overwritten files of another.
+
+    Reads the lists of files of all packages: takes a second where there are many.
+    """
+    return tuple(sorted(set(packages_distributions().get(module, ()))))
+
+
+def package_of(module: str, *usual: str) -> str:
+    """The one that ``module`` comes from, of several that have it; '': none is here.
+
+    ``usual``: those that are looked for first, which is quicker.
+    """
+    if here := next(filter(is_here, usual), ""):
+        return here
+    return next(iter(builds(module)), "") if find_spec(module) else ""
+
+
+def reinstall(module: str) -> str:
+    """How to install once more what ``module`` comes from, in the version and build that it has."""
+    lines = []
+    for name in builds(module):
+        found = version(name)
+        index = f": pip install --force-reinstall --no-deps {name}=={found}"
+        lines.append(
+            f"reinstall {name} {found}"
+            + (index if _from_an_index(name, found) else " from where it came")
+        )
+    return "; ".join(lines) or f"pip install {_DISTRIBUTIONS.get(module, module)}"
+
+
+def _from_an_index(package: str, found: str) -> bool:
+    """Whether pip would find its like in the index: no vendor's build, nor of conda or a system."""
+    try:
+        installer = distribution(package).read_text("INSTALLER") or ""
+    except PackageNotFoundError:
+        return True
+    return installer.strip() in ("pip", "uv") and "+" not in found
 
 
 def outdated() -> dict[str, Unavailable]:
@@ -112,6 +170,11 @@ def lacking(error: BaseException) -> Unavailable | None:
     except Unavailable as lack:
         return lack
     return None
+
+
+def declared(package: str) -> SpecifierSet:
+    """The versions of it that gpubench says it needs."""
+    return _declared(package).need
 
 
 def serves(found: str, need: str | SpecifierSet) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from email.message import Message
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from gpubench import plugins
 from gpubench.errors import Unavailable
@@ -85,6 +87,46 @@ def test_what_is_too_old_names_the_version_that_would_do(here: dict[str, str]) -
     assert {k: lack.remedy for k, lack in plugins.outdated().items()} == {
         "engine": "pip install 'engine>=2.11'", "pillow": "pip install 'pillow>=10'",
     }  # fmt: skip
+
+
+BUILDS = [
+    ("2.11.0", "pip", "pip install --force-reinstall --no-deps vendors-engine==2.11.0"),
+    ("2.11.0+cpu", "pip", "reinstall vendors-engine 2.11.0+cpu from where it came"),
+    ("2.11.0", "conda", "reinstall vendors-engine 2.11.0 from where it came"),
+    ("2.11.0", "", "reinstall vendors-engine 2.11.0 from where it came"),
+]
+
+
+@pytest.mark.parametrize(("number", "installer", "remedy"), BUILDS)
+def test_no_remedy_puts_a_release_of_the_index_in_a_vendors_place(
+    number: str, installer: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a module the package that it comes from is named, whatever that is called."""
+    about = tmp_path / f"vendors_engine-{number}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Name: vendors-engine\nVersion: {number}\n")
+    (about / "top_level.txt").write_text("engine_of_a_vendor\n")
+    (about / "INSTALLER").write_text(f"{installer}\n")
+    (tmp_path / "engine_of_a_vendor.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.builds.cache_clear()
+    assert plugins.builds("engine_of_a_vendor") == ("vendors-engine",)
+    assert plugins.package_of("engine_of_a_vendor", "engine") == "vendors-engine"
+    assert plugins.reinstall("engine_of_a_vendor").endswith(remedy)
+    monkeypatch.setattr(plugins, "_declared", {
+        "engine": plugins._Declared(SpecifierSet(">=2.12")), "vendors-engine": plugins._Declared(),
+    }.__getitem__)  # fmt: skip
+    plugins.check("vendors-engine", number)
+    with pytest.raises(Unavailable, match=r"^vendors-engine 2\.11\.0.* needs >=2\.12$") as caught:
+        plugins.check("vendors-engine", number, of="engine")
+    assert ("from where it came" in caught.value.remedy) is ("from where" in remedy)
+    plugins.builds.cache_clear()
+
+
+def test_of_a_module_that_is_not_here_the_package_is_named() -> None:
+    assert plugins.builds("engine_of_nobody") == ()
+    assert plugins.package_of("engine_of_nobody", "engine-of-nobody") == ""
+    assert plugins.reinstall("PIL") != plugins.reinstall("pillow")
 
 
 def test_a_module_that_cannot_be_found(here: dict[str, str]) -> None:

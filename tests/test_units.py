@@ -29,7 +29,8 @@ def test_duration(ns: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("half_width", "digits"), [(0.5, 2), (0.1, 2), (0.02, 3), (0.004, 4), (None, 3), (1e-9, 5)]
+    ("half_width", "digits"),
+    [(0.5, 2), (0.1, 2), (0.02, 3), (0.004, 4), (None, 3), (1e-9, 5), (float("inf"), 2)],
 )
 def test_digits_follow_the_precision(half_width: float | None, digits: int) -> None:
     assert units.digits_for(half_width) == digits
@@ -44,7 +45,3 @@ def test_clock_size_percent() -> None:
 def test_a_limit_keeps_every_digit() -> None:
     shown = [units.percentage(x) for x in (0.02, 0.0025, 0.00125, 0.1, 0.07)]
     assert shown == ["2 %", "0.25 %", "0.125 %", "10 %", "7 %"]
-
-
-def test_an_interval_without_end_supports_two_digits() -> None:
-    assert units.digits_for(float("inf")) == 2

@@ -34,10 +34,10 @@ class Floor(Struct, frozen=True):
     def state(self) -> Literal["kept", "undecided", "broken"]:
         if self.least >= 1:  # of all images: only those asked about can be meant
             return "kept" if self.hits == self.n else "broken"
-        off = math.sqrt(self.n) * (self.hits / self.n - self.least)
-        if abs(off) < _z() * math.sqrt(self.least * (1 - self.least)):
-            return "undecided"
-        return "kept" if off > 0 else "broken"
+        share = stats.wilson(self.hits, self.n)
+        if (share.low or 0.0) >= self.least:
+            return "kept"
+        return "broken" if (share.high or 0.0) <= self.least else "undecided"
 
     @property
     def text(self) -> str:
@@ -88,6 +88,4 @@ def hopeless(policy: Policy, pool: float) -> str:
 
 
 def _z() -> float:
-    from scipy.special import ndtri
-
-    return float(ndtri((1 + stats.LEVEL) / 2))
+    return stats.normal_quantile((1 + stats.LEVEL) / 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import geometric_mean, median
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -75,10 +75,15 @@ def breakdown(records: Sequence[Record]) -> Breakdown | None:
     return Breakdown(stages, serial, whole, bottleneck, group, share, free)
 
 
+def facts(record: Record) -> dict[str, Any]:
+    """What a record says of its pipeline; {}: nothing."""
+    said = record.facts.get("pipeline")
+    return said if isinstance(said, dict) else {}
+
+
 def _groups(record: Record) -> Groups:
     """A decoder on the device works on the session's stream: only reading is the loader's then."""
-    said = record.facts.get("pipeline")
-    if isinstance(said, dict) and said.get("on_device") is True:
+    if facts(record).get("on_device") is True:
         return {"loader": DATA[:1], "session": (*DATA[1:], *COMPUTE)}
     return {"loader": DATA, "session": COMPUTE}
 
@@ -91,8 +96,7 @@ def _slowest(stages: dict[str, float], groups: Groups) -> tuple[Group, str]:
 
 def _same_cores(record: Record) -> bool:
     """Whether both groups run on the same cores, so that what one uses the other lacks."""
-    found, cell = record.facts.get("pipeline"), record.cell
-    said = found if isinstance(found, dict) else {}
+    said, cell = facts(record), record.cell
     each = [said.get(name) for name in ("loader_cores", "session_cores")]
     used = sum(n for n in each if isinstance(n, int))
     return cell.device == "cpu" and (cell.cores == 1 or used > cell.cores)

@@ -10,6 +10,7 @@ from statistics import median
 
 from msgspec import Struct
 
+from gpubench.analysis import stats
 from gpubench.analysis.summary import FOLLOWS, LOAD, Summary, log_speedup
 from gpubench.units import percent, significant
 
@@ -37,7 +38,7 @@ def resolution(summaries: Sequence[Summary]) -> Resolution:
     halves = [(high - low) / 2 for low, high in filter(None, bounds)]
     shared = Counter(f for s in summaries if s.busy for f in (*LOAD, *FOLLOWS) if f in s.flags)
     return Resolution(
-        ratio=math.exp(min(700.0, median(halves))) if halves else None,
+        ratio=math.exp(min(stats.MOST_LOG, median(halves))) if halves else None,
         shared=sorted(shared, key=lambda f: (f in FOLLOWS, -shared[f])),
     )
 

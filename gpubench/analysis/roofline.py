@@ -12,7 +12,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gpubench.records.record import Ceiling, Record
+from gpubench.analysis.summary import Summary
+from gpubench.records.record import Ceiling
 from gpubench.suite.goal import Metric
 from gpubench.suite.types import Cell
 
@@ -43,14 +44,19 @@ class Share(Struct, frozen=True, kw_only=True):
     """Arithmetic intensity, FLOP per byte of weights and fused layers' activations."""
 
 
-def share(record: Record) -> Share | None:
-    """How near ``record`` came; None without a ceiling, a timing, or any product."""
-    value = record.value() if record.ceiling else None
-    return against(record.cell, record.ceiling, value) if record.ceiling and value else None
+def shares(s: Summary) -> dict[int, Share]:
+    """How near each repeat came; without those that have no ceiling, no timing, or no product."""
+    return {
+        r.repeat: found
+        for r in s.timed
+        if r.ceiling
+        and (value := s.values.get(r.repeat))
+        and (found := _against(s.cell, r.ceiling, value))
+    }
 
 
-def against(cell: Cell, ceiling: Ceiling, value: float) -> Share | None:
-    """Of a repeat's ``value``: as `Record.value`, ns per batch (latency) or images/s."""
+def _against(cell: Cell, ceiling: Ceiling, value: float) -> Share | None:
+    """Of a repeat's ``value``: ns per batch (latency) or images/s."""
     work, images = ceiling.work, cell.total_batch
     if work.flops < 1:
         return None

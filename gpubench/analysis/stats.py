@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpubench.units import count
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 """Confidence of every interval that is shown."""
 
+MAD_SD = 1.4826
+"""1 / (normal quantile 0.75): median size of a normal deviation -> sd."""
 MOST_LOG = 700.0
 """Of what is exponentiated: two repeats that differ wildly have an interval beyond any float."""
 MOST_HALF_WIDTH = 0.5
@@ -88,6 +91,11 @@ class LogRatio(Struct, frozen=True, kw_only=True):
     span: tuple[float, float] | None = None
     """Lowest and highest difference of logs that any repeats show."""
 
+    def mirrored(self) -> LogRatio:
+        """Of baseline / candidate."""
+        span = None if self.span is None else (-self.span[1], -self.span[0])
+        return replace(self, mean=-self.mean, span=span)
+
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
         """Bounds of the difference of logs; None with a single repeat."""
         if self.dof <= 0:
@@ -104,6 +112,10 @@ class LogRatio(Struct, frozen=True, kw_only=True):
         if self.error == 0:
             return 0.0 if self.mean > shift else 1.0
         return float(stdtr(self.dof, (shift - self.mean) / self.error))
+
+    def p_either_way(self, shift: float) -> tuple[float, float]:
+        """`p_above` of it and of its mirror image."""
+        return self.p_above(shift), self.mirrored().p_above(shift)
 
     def estimate(self) -> Estimate:
         """The ratio itself: exp of the difference."""
@@ -136,25 +148,32 @@ def t_quantile(p: float, dof: float) -> float:
     return float(stdtrit(dof, p))
 
 
-def _moments(logs: Sequence[float], pilot: int) -> tuple[float, float, int]:
-    """(mean, variance of the mean, degrees of freedom) of logs in the order of the repeats.
+@lru_cache(maxsize=64)
+def normal_quantile(p: float) -> float:
+    """Quantile of the standard normal distribution."""
+    from scipy.special import ndtri
 
-    The mean is of all; the variance is that of the first ``pilot`` alone (0 or 1: of all) when
-    these decided how many repeats there are. With the variance of all, a 95 % interval covers
+    return float(ndtri(p))
+
+
+def log_mean(values: Sequence[float], pilot: int = 0) -> LogRatio:
+    """Mean of the logs of ``values`` > 0, in the order of the repeats.
+
+    The mean is of all; the error is from the spread of the first ``pilot`` alone (0 or 1: of all)
+    when these decided how many repeats there are. With the spread of all, a 95 % interval covers
     92 % (Stein 1945; the source is with `TwoWay.needed`).
     """
-    first = logs[:pilot] if pilot > 1 else logs
+    logs = [math.log(v) for v in values]
+    first, n = logs[:pilot] if pilot > 1 else logs, len(logs)
     dof = len(first) - 1
     centre = math.fsum(first) / len(first)
     variance = math.fsum((x - centre) ** 2 for x in first) / dof if dof else 0.0
-    return math.fsum(logs) / len(logs), variance / len(logs), dof
+    return LogRatio(mean=math.fsum(logs) / n, error=math.sqrt(variance / n), dof=dof, n=(n, n),
+                    span=(min(logs), max(logs)))  # fmt: skip
 
 
 def geometric_mean(values: Sequence[float], pilot: int = 0) -> Estimate:
-    """Mean of logs over repeats with the t interval. ``values`` > 0, one for each repeat.
-
-    ``pilot``: how many of the first values fixed the number of repeats; 0: none did.
-    """
+    """Mean of logs over repeats with the t interval. ``values`` and ``pilot``: as of `log_mean`."""
     n = len(values)
     if not n:
         return Estimate(why="no repeats")
@@ -162,38 +181,26 @@ def geometric_mean(values: Sequence[float], pilot: int = 0) -> Estimate:
         return Estimate(value=values[0], n=1, why=repeats(1))
     if min(values) == max(values):  # exp(log(x)) may miss x, and with it the interval
         return Estimate(value=values[0], low=values[0], high=values[0], n=n)
-    logs = [math.log(v) for v in values]
-    mean, variance, dof = _moments(logs, pilot)
-    span = min(logs), max(logs)
-    return LogRatio(mean=mean, error=math.sqrt(variance), dof=dof, n=(n, n), span=span).estimate()
+    return log_mean(values, pilot).estimate()
 
 
 def paired(base: Sequence[float], candidate: Sequence[float], pilot: int = 0) -> LogRatio:
     """log(candidate / base) over pairs of the same round, so that drift common to both cancels."""
-    logs = [math.log(c / b) for b, c in zip(base, candidate, strict=True)]
-    mean, variance, dof = _moments(logs, pilot)
-    n, span = (len(logs), len(logs)), (min(logs), max(logs))
-    return LogRatio(mean=mean, error=math.sqrt(variance), dof=dof, n=n, span=span)
+    return log_mean([c / b for b, c in zip(base, candidate, strict=True)], pilot)
 
 
 def welch(
     base: Sequence[float], candidate: Sequence[float], pilots: tuple[int, int] = (0, 0)
 ) -> LogRatio:
     """log(candidate / base) of unpaired repeats, unequal variances (Welch 1947)."""
-    mean_b, var_b, dof_b = _moments([math.log(v) for v in base], pilots[0])
-    mean_c, var_c, dof_c = _moments([math.log(v) for v in candidate], pilots[1])
-    variance, dof = var_b + var_c, 0.0
-    if min(dof_b, dof_c) > 0:
-        parts = var_b**2 / dof_b + var_c**2 / dof_c
-        dof = variance**2 / parts if parts else dof_b + dof_c
-    n = len(base), len(candidate)
-    span = _ends(base, candidate)
-    return LogRatio(mean=mean_c - mean_b, error=math.sqrt(variance), dof=dof, n=n, span=span)
-
-
-def _ends(base: Sequence[float], candidate: Sequence[float]) -> tuple[float, float]:
-    """Lowest and highest log(candidate / base) of any two."""
-    return math.log(min(candidate) / max(base)), math.log(max(candidate) / min(base))
+    b, c = (log_mean(v, pilot) for v, pilot in zip((base, candidate), pilots, strict=True))
+    variance, dof = b.error**2 + c.error**2, 0.0
+    if min(b.dof, c.dof) > 0:
+        parts = b.error**4 / b.dof + c.error**4 / c.dof
+        dof = variance**2 / parts if parts else b.dof + c.dof
+    span = math.log(min(candidate) / max(base)), math.log(max(candidate) / min(base))
+    return LogRatio(mean=c.mean - b.mean, error=math.sqrt(variance), dof=dof,
+                    n=(len(base), len(candidate)), span=span)  # fmt: skip
 
 
 def log_ratio(
@@ -282,11 +289,10 @@ class TwoWay(Struct, frozen=True, kw_only=True):
         found = self.values.get(key, {})
         if not self._pooled(key):
             return geometric_mean(list(found.values()), self.pilot)
-        n, one, logs = len(found), self._level(key), [math.log(v) for v in found.values()]
-        mean, span = math.fsum(logs) / n, (min(logs), max(logs))
-        error = math.sqrt(one.variance / n)
-        e = LogRatio(mean=mean, error=error, dof=one.dof, n=(n, n), span=span).estimate()
-        if span[0] == span[1] and e.low and e.high:  # exp(log(x)) may miss x
+        n, one = len(found), self._level(key)
+        mean = log_mean(list(found.values()))
+        e = replace(mean, error=math.sqrt(one.variance / n), dof=one.dof).estimate()
+        if len({*found.values()}) == 1 and e.low and e.high:  # exp(log(x)) may miss x
             value = next(iter(found.values()))
             return Estimate(value=value, low=min(value, e.low), high=max(value, e.high), n=n)
         return e
@@ -298,17 +304,14 @@ class TwoWay(Struct, frozen=True, kw_only=True):
         spreads = [self.spreads[key] for key in (base, candidate) if key in self.spreads]
         if len(spreads) < 2 or (not both and not self.rounds[1]):
             return log_ratio(b, c, (self.pilot, self.pilot))
-        if not both:
-            first, second = (math.fsum(map(math.log, v.values())) / len(v) for v in (b, c))
-            levels = [(self._level(k), len(self.values[k])) for k in (base, candidate)]
-            total = self._sum([(one.variance / n, one.dof) for one, n in levels])
-            span = _ends(list(b.values()), list(c.values()))
-            return LogRatio(mean=second - first, error=math.sqrt(total.variance), dof=total.dof,
-                            n=(len(b), len(c)), span=span)  # fmt: skip
-        logs, n = [math.log(c[r] / b[r]) for r in both], len(both)
-        total = self._sum([(s.variance / n, s.dof) for s in spreads])
-        return LogRatio(mean=math.fsum(logs) / n, error=math.sqrt(total.variance), dof=total.dof,
-                        n=(n, n), span=(min(logs), max(logs)))  # fmt: skip
+        if both:
+            found = paired([b[r] for r in both], [c[r] for r in both])
+        else:
+            found = welch(list(b.values()), list(c.values()))
+            spreads = [self._level(key) for key in (base, candidate)]
+        parts = [(s.variance / n, s.dof) for s, n in zip(spreads, found.n, strict=True)]
+        total = self._sum(parts)
+        return replace(found, error=math.sqrt(total.variance), dof=total.dof)
 
     def needed(self, key: str, target: float) -> int:
         """Repeats for a 95 % interval of relative half-width ``target``, from the pilot's rounds.
@@ -318,15 +321,16 @@ class TwoWay(Struct, frozen=True, kw_only=True):
         the spread is the pilot's, with the pilot's degrees of freedom, so that the interval keeps
         its level. These are those of all cells together, and few only for a cell alone.
         """
-        logs = [math.log(v) for v in self.values.get(key, {}).values()]
+        values = list(self.values.get(key, {}).values())
         if self._pooled(key):
             one = self._level(key)
-        elif len(logs) > 1:
-            one = Spread(_moments(logs, self.pilot)[1] * len(logs), (self.pilot or len(logs)) - 1)
+        elif len(values) > 1:
+            alone = log_mean(values, self.pilot)
+            one = Spread(alone.error**2 * len(values), alone.dof)
         else:
-            return len(logs)
+            return len(values)
         half = t_quantile((1 + LEVEL) / 2, one.dof) * math.sqrt(one.variance)
-        return max(len(logs), math.ceil((half / math.log1p(target)) ** 2))
+        return max(len(values), math.ceil((half / math.log1p(target)) ** 2))
 
 
 def two_way(values: Mapping[str, Mapping[int, float]], pilot: int = 0) -> TwoWay:
@@ -396,11 +400,9 @@ def _fitted(
 
 def wilson(hits: float, n: int) -> Estimate:
     """A proportion with Wilson's score interval (Wilson 1927)."""
-    from scipy.special import ndtri
-
     if n <= 0:
         return Estimate(why="no labels")
-    p, z = hits / n, float(ndtri((1 + LEVEL) / 2))
+    p, z = hits / n, normal_quantile((1 + LEVEL) / 2)
     centre, scale = p + z * z / (2 * n), 1 + z * z / n
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
@@ -409,14 +411,19 @@ def wilson(hits: float, n: int) -> Estimate:
 
 def clopper_pearson(hits: int, n: int) -> Estimate:
     """A proportion with its exact interval (Clopper & Pearson 1934): it covers at least 95 %."""
-    from scipy.special import betaincinv
-
     if n <= 0:
         return Estimate(why="nothing tried")
-    tail = (1 - LEVEL) / 2
+    low, high = exact_bounds(hits, n, (1 - LEVEL) / 2)
+    return Estimate(value=hits / n, low=low, high=high, n=n)
+
+
+def exact_bounds(hits: int, n: int, tail: float) -> tuple[float, float]:
+    """A share, each end wrong with a chance of at most ``tail`` (Clopper & Pearson 1934)."""
+    from scipy.special import betaincinv
+
     low = float(betaincinv(hits, n - hits + 1, tail)) if hits else 0.0
     high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
-    return Estimate(value=hits / n, low=low, high=high, n=n)
+    return low, high
 
 
 def minimum_n(q: float) -> int:
@@ -496,3 +503,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
+
+
+def holm_both(chances: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """`holm` of tests in both directions: one family, since either way a false alarm is one."""
+    adjusted = holm([p for both in chances for p in both])
+    return list(zip(adjusted[::2], adjusted[1::2], strict=True))

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import PurePath
 from statistics import fmean, median, variance
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ from msgspec import Struct
 
 from gpubench.analysis import stats
 from gpubench.analysis.stats import Estimate
-from gpubench.records.parity import Parity, PipelineCheck, over_repeats
+from gpubench.records import samples
+from gpubench.records.parity import Parity, PipelineCheck, over_repeats, worst_pipeline
 from gpubench.records.record import FAILURES, WIDE_INTERVAL, WRONG, Record, RecordFile
-from gpubench.records.samples import window_slices
 from gpubench.suite.types import MIN_SAMPLES, Cell, Policy
 from gpubench.units import count
 
@@ -140,7 +141,8 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
         change what may be concluded.
 
         FEW-SAMPLES: see `_starved`. A level that moves within repeats by less than the interval
-        reaches is covered by it. Of two flags with one cause the nearer one counts.
+        reaches is covered by it (where it hardly moves, the flag is for something else). Of two
+        flags with one cause the nearer one counts.
         """
         found = most([r.flags for r in self.timed or self.records])
         half = self.value.relative_half_width or 0.0
@@ -235,13 +237,10 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def wide(self) -> bool:
-        """The second stage ended before the interval was as narrow as the policy wants.
-
-        A search has no such stages.
-        """
+        """The second stage, where there is one, ended before the interval was as narrow as the
+        policy wants."""
         half, done = self.value.relative_half_width, len(self.records)
-        two_stages = self.pilot > 0 and not self.broken and not self.search
-        second = two_stages and self.pilot <= done < self.policy.max_repeats
+        second = 0 < self.pilot <= done < self.policy.max_repeats and not self.broken
         return second and half is not None and half > self.policy.target_half_width
 
     @cached_property
@@ -254,10 +253,9 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
             series = []
             for visit in record.visits:
                 each, ends = [], []
-                for x, inside in zip(visit, window_slices(visit), strict=True):
-                    spans = np.asarray(x.durations_ns, np.float64)
+                for x, inside in zip(visit, samples.window_slices(visit), strict=True):
                     each.append(np.asarray(x.batch_ns, np.float64)[inside])
-                    ends.append(x.start_ns + spans.cumsum()[inside])
+                    ends.append(np.asarray(samples.ends(x)[inside]))
                 joined = np.concatenate(each)
                 series.append(joined[np.concatenate(ends).argsort()] if len(each) > 1 else joined)
             found[record.repeat] = np.concatenate(series) if series else np.empty(0)
@@ -277,17 +275,12 @@ class Summary(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def pipeline(self) -> PipelineCheck | None:
-        """Boundary ``pipeline``: the worst check of the whole pipeline of all repeats."""
-        checks = [r.pipeline for r in self.records if r.pipeline is not None]
-        return min(checks, key=lambda c: (c.passed, c.top1_agreement, c.correct), default=None)
+        """Boundary ``pipeline``: the checks of the whole pipeline as one: see `worst_pipeline`."""
+        return worst_pipeline(r.pipeline for r in self.records)
 
 
-def _medians(s: Summary) -> dict[int, float]:
-    return s.medians
-
-
-def _rates(s: Summary) -> dict[int, float]:
-    return s.rates
+_medians: Values = attrgetter("medians")
+_rates: Values = attrgetter("rates")
 
 
 def _percentiles(s: Summary, q: float) -> dict[int, float]:
@@ -467,20 +460,16 @@ def baseline_of(summaries: Sequence[Summary]) -> dict[int, Summary]:
     Options belong to a backend, so they need not match: equal ones win, then the first planned.
     """
     bases: dict[object, list[Summary]] = {}
-    for s in summaries:
-        if s.cell.backend == s.baseline and s.ranked:
-            bases.setdefault(_axes(s), []).append(s)
+    ranked = [(s, but(s, "backend", "options", "calibration")) for s in summaries if s.ranked]
+    for s, axes in ranked:
+        if s.cell.backend == s.baseline:
+            bases.setdefault(axes, []).append(s)
     found = {}
-    for s in summaries:
-        options = bases.get(_axes(s), [])
-        if options and s.ranked:
+    for s, axes in ranked:
+        if options := bases.get(axes, []):
             same = [b for b in options if b.cell.options == s.cell.options]
             found[id(s)] = (same or options)[0]
     return found
-
-
-def _axes(s: Summary) -> object:
-    return but(s, "backend", "options", "calibration")
 
 
 def rated(summaries: Sequence[Summary]) -> list[Summary]:
@@ -498,13 +487,15 @@ def rated(summaries: Sequence[Summary]) -> list[Summary]:
 
 def speedup(base: Summary, other: Summary) -> Estimate:
     """How many times faster ``other`` is than ``base``, by the scenario's own metric."""
-    found = log_speedup(base, other)
-    return found.estimate() if found else Estimate(why="not measured")
+    return _estimate(log_speedup(base, other))
 
 
 def gain(base: Summary, other: Summary) -> Estimate:
     """Images/s of ``other`` / images/s of ``base``."""
-    found = log_gain(base, other)
+    return _estimate(log_gain(base, other))
+
+
+def _estimate(found: stats.LogRatio | None) -> Estimate:
     return found.estimate() if found else Estimate(why="not measured")
 
 

@@ -33,7 +33,7 @@ def number(value: Any, *path: str) -> float | None:
 
 
 def _host(r: Record) -> Iterable[float | None]:
-    yield float(sum(x.peak_host_bytes for x in r.replicas)) or None
+    yield float(r.host_bytes() or 0) or None
 
 
 def _start(r: Record) -> Iterable[float | None]:

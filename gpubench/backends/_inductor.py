@@ -7,13 +7,16 @@ import os
 import shutil
 import sysconfig
 import tempfile
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from gpubench.backends import _torch
 from gpubench.backends.torch_eager import TorchEager
 from gpubench.cache import copy_entry
 from gpubench.errors import Unavailable
@@ -36,10 +39,11 @@ STATE = "state.json"
 
 def compiler() -> Facts:
     """Where the C++ compiler is; raises Unavailable where it, or what it needs, is not."""
-    found = shutil.which(os.environ.get("CXX", "g++"))
+    named = os.environ.get("CXX", "g++")
+    found = shutil.which(named)
     if found is None:
         raise Unavailable(
-            "inductor needs a C++ compiler, and there is no g++ on PATH",
+            f"inductor needs a C++ compiler, and there is no {named} on PATH",
             "apt-get install g++ (or set CXX to another one)",
         )
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
@@ -51,7 +55,12 @@ def compiler() -> Facts:
 
 
 def recipe(cell: Cell, state: Path) -> dict[str, Any]:
-    """All that generated code depends on, for the cache. Raises Unavailable as `compiler`."""
+    """All that generated code depends on, for the cache.
+
+    Raises Unavailable as `compiler`, and where torch cannot use the device.
+    """
+    if cell.device == "cuda":
+        _torch.check_cuda()
     return {
         "state": str(state),
         "torch": version("torch"),
@@ -69,7 +78,7 @@ def hardware(device: str) -> str:
     """The GPU's name, or the CPU's vector units: what generated code depends on."""
     import torch
 
-    if device == "cuda" and torch.cuda.is_available():
+    if device == "cuda":
         return f"{torch.cuda.get_device_name()}, {torch.version.cuda}"
     return str(torch.backends.cpu.get_cpu_capability())
 
@@ -92,12 +101,9 @@ def vector_units() -> str:
 
 def enter(stack: ExitStack, work: Path, threads: int, **settings: Any) -> None:
     """Until ``stack`` closes, inductor's own cache is ``work``, and its settings are these."""
-    for name, path in (
-        ("TORCHINDUCTOR_CACHE_DIR", work),
-        ("TRITON_CACHE_DIR", work / "triton"),  # inductor sets it for good if it is not set
-    ):
-        os.environ[name] = str(path)
-        stack.callback(os.environ.pop, name, None)
+    # inductor would set the second for good
+    caches = {"TORCHINDUCTOR_CACHE_DIR": str(work), "TRITON_CACHE_DIR": str(work / "triton")}
+    stack.enter_context(variables(**caches))
     import torch._inductor.config
 
     settings |= {
@@ -106,6 +112,38 @@ def enter(stack: ExitStack, work: Path, threads: int, **settings: Any) -> None:
     }
     stack.enter_context(untried())
     stack.enter_context(torch._inductor.config.patch(settings))
+
+
+@contextmanager
+def variables(**values: str) -> Iterator[None]:
+    """These environment variables, until the end of the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({name: value} if value is not None else {})
+
+
+def cuda_headers() -> AbstractContextManager[None]:
+    """Without a CUDA toolkit, those that AOTInductor compiles against from torch's own packages.
+
+    CUDA 13's come with torch, less a part that Triton has. Raises Unavailable without these, too.
+    """
+    from torch.utils import cpp_extension
+
+    if cpp_extension.CUDA_HOME is not None:
+        return nullcontext()
+    home, triton = (find_spec(name) for name in ("nvidia.cu13", "triton.backends.nvidia"))
+    if home is None or triton is None:
+        raise Unavailable(
+            "AOTInductor compiles against CUDA's headers, and there is no CUDA toolkit",
+            "install NVIDIA's CUDA toolkit, or set CUDA_HOME to where it is",
+        )
+    [at], [of_triton] = (list(s.submodule_search_locations or ()) for s in (home, triton))
+    return variables(CUDA_HOME=at, CUDA_INC_PATH=str(Path(of_triton, "include")))
 
 
 def directory(stack: ExitStack, source: Path | None = None) -> Path:

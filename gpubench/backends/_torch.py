@@ -33,14 +33,19 @@ def enter_device(stack: ExitStack, device: Device) -> torch.cuda.Stream | None:
         torch.set_num_threads(device.threads)
     if device.kind != "cuda":
         return None
-    if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
-        raise Unavailable(
-            f"torch {torch.__version__} cannot use CUDA device {device.index}", _NO_CUDA
-        )
+    check_cuda(device.index)
     stack.enter_context(torch.cuda.device(device.index))
     stream = torch.cuda.Stream()
     stack.enter_context(torch.cuda.stream(stream))
     return stream
+
+
+def check_cuda(index: int = 0) -> None:
+    """Raises Unavailable when torch cannot use the CUDA device ``index``."""
+    import torch
+
+    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+        raise Unavailable(f"torch {torch.__version__} cannot use CUDA device {index}", _NO_CUDA)
 
 
 class Input:

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from gpubench import plugins
 from gpubench.errors import CellFailed, Unavailable
+from gpubench.suite.types import Cell, Option
 from gpubench.workload.models import onnx_external_data
 
 RTX = "tensorrt_rtx"
@@ -28,6 +29,25 @@ UPGRADE = {
     "index (docs, Installing)",
     RTX: "pip install -U 'gpubench[tensorrt-rtx]'",
 }
+
+
+# 5 tries what 4 does, and ready-made kernels too; below 3, engines are slower
+OPTIMIZATION_LEVEL = Option.whole(
+    "optimization_level",
+    "how long the builder searches for fast kernels",
+    3,
+    maximum=5,
+    search=(3, 5),
+)
+
+
+def unsupported(cell: Cell) -> str | None:
+    """Why neither TensorRT itself nor Torch-TensorRT has such a cell."""
+    if cell.device != "cuda":
+        return "TensorRT runs on NVIDIA GPUs only"
+    if cell.precision == "amp":
+        return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
+    return None
 
 
 class BuildSettings(Struct, frozen=True, kw_only=True):

@@ -89,12 +89,16 @@ class TrtSession(_torch.TensorSession):
         return engine.create_execution_context(settings)
 
     def _give_memory_rtx(self) -> None:
-        """What such an engine wants for its activations, once it knows its shapes."""
+        """What such an engine wants for its activations, once it knows its shapes.
+
+        No less than for all shapes that it takes, which `set_device_memory` asks for.
+        """
         import torch
 
         if self._user_memory:
             size = self._context.update_device_memory_size_for_shapes()
-            self._scratch = torch.zeros((max(1, size),), dtype=torch.uint8, device="cuda")
+            size = max(1, size, self._engine.device_memory_size_v2)
+            self._scratch = torch.zeros((size,), dtype=torch.uint8, device="cuda")
             self._context.set_device_memory(self._scratch.data_ptr(), size)
 
     def compiled_rtx(self) -> bytes:

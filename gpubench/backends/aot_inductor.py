@@ -6,10 +6,9 @@ of the cache; opening loads it. A package that the user brings is copied there, 
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,6 @@ from gpubench.suite.types import Cell, Option
 from gpubench.workload.models import compiled_package
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
     from gpubench.backends.base import Facts
@@ -115,6 +112,8 @@ class AotInductor(TorchEager):
         except Exception as error:  # whatever it meets in somebody's network
             first = _inductor.first_line(error)
             raise CellFailed("error", f"torch.export refuses the network: {first}") from error
+        if stream is not None:
+            stack.enter_context(_inductor.cuda_headers())
         torch._inductor.aoti_compile_and_package(program, package_path=str(at / _PACKAGE))
         last = images.is_contiguous(memory_format=torch.channels_last)
         about = About(
@@ -138,7 +137,9 @@ class AotInductor(TorchEager):
         layout = torch.channels_last if about.channels_last else torch.contiguous_format
         images = _torch.Input(about.shape, getattr(torch, about.dtype), stream, layout)
         stack.enter_context(torch.inference_mode())
-        with _unpacking(stack), _inductor.untried():
+        # it is unpacked where it is loaded from
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpubench-aot-inductor-"))
+        with _inductor.variables(TMPDIR=place), _inductor.untried():
             package: Any = torch._inductor.aoti_load_package(
                 str(artefact / _PACKAGE),
                 bool(cell.options.get("cuda_graph")),  # no events of its own in a capture
@@ -195,17 +196,3 @@ def _bring(cell: Cell, state: Path, at: Path) -> None:
         flat=card.flat,
     )
     (at / _ABOUT).write_bytes(msgspec.json.encode(about))
-
-
-@contextmanager
-def _unpacking(stack: ExitStack) -> Iterator[None]:
-    """A package is unpacked where it is loaded from, into a folder that ends with ``stack``."""
-    place = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpubench-aot-inductor-"))
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = place
-    try:
-        yield
-    finally:
-        os.environ.pop("TMPDIR")
-        if before is not None:
-            os.environ["TMPDIR"] = before

@@ -6,6 +6,10 @@ provider and the assignment of every node have been read back.
 
 The TensorRT provider builds its engine when a session is opened: `prepare` has it do so in a cache
 entry, where the sessions that are measured find it.
+
+A Q/DQ network is one in floating point until ONNX Runtime fuses its nodes into integer operators;
+where it does not, it computes in fp32, more slowly than the network that was quantised. So an int8
+session is handed out only once the graph that it runs has shown that it computes in integers.
 """
 
 from __future__ import annotations
@@ -13,15 +17,16 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+import tempfile
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from platform import machine
 from typing import TYPE_CHECKING, Any
 
 from gpubench import plugins
-from gpubench.backends import _ort_int8, _streams, _torch
+from gpubench.backends import _streams, _torch
 from gpubench.backends._ort_session import CpuSession, CudaSession
 from gpubench.backends.base import Backend, Device
 from gpubench.cache import copy_entry
@@ -37,20 +42,19 @@ if TYPE_CHECKING:
     from gpubench.cache import Cache
     from gpubench.workload.models.base import Model
 
-_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino")
+CUDA = "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
 _PROVIDERS = {
     ("auto", "cpu"): "CPUExecutionProvider",
-    ("auto", "cuda"): "CUDAExecutionProvider",
+    ("auto", "cuda"): CUDA,
     ("tensorrt", "cuda"): _TENSORRT,
     ("openvino", "cpu"): "OpenVINOExecutionProvider",
 }
 """(option ``provider``, device) -> name."""
 _OWN_ON_CPU: When = {"device": ("cpu",), "provider": ("auto",)}
 _OWN_ON_CUDA: When = {"device": ("cuda",), "provider": ("auto",)}
-_REMEDIES = {
-    "CUDAExecutionProvider": "pip uninstall onnxruntime, then pip install "
-    "'gpubench[onnxruntime-gpu]' (for x86-64; elsewhere NVIDIA's own build)",
+REMEDIES = {
+    CUDA: "pip uninstall onnxruntime, then pip install 'gpubench[onnxruntime-gpu]'",
     _TENSORRT: "pip install 'gpubench[onnxruntime-gpu]', and TensorRT 10 from NVIDIA's index",
     "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of other onnxruntimes",
 }
@@ -64,6 +68,12 @@ _CUDA_ONLY = ("cuda_graph", "prefer_nhwc", "cudnn_conv_algo_search", "streams")
 _LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 """What the TensorRT provider is linked against; of TensorRT 10, whatever else is installed."""
 _OF_THIS_PROCESS = ("user_compute_stream", "trt_engine_cache_path")
+_INTEGER = (
+    *("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm"),
+    *("MatMulIntegerToFloat", "QAttention"),
+)
+"""Operators that multiply integers."""
+_FLOATING = ("Conv", "FusedConv", "Gemm", "MatMul", "FusedGemm", "FusedMatMul")
 _ONNX = "onnx.json"
 """Names the ONNX file, in a cache entry with the engine that the TensorRT provider made of it."""
 
@@ -115,9 +125,11 @@ class OnnxRuntime(Backend):
     reads_onnx = True
 
     def probe(self) -> Facts:
-        # a build for CUDA is there for x86-64 only; others come from NVIDIA
-        suits = "onnxruntime-gpu" if machine() == "x86_64" and visible_gpus() else "onnxruntime"
-        return plugins.installed(next(filter(plugins.is_here, _DISTRIBUTIONS), suits))
+        suits = "onnxruntime-gpu" if visible_gpus() else "onnxruntime"
+        found = plugins.installed(quantization.onnxruntime_package() or suits)
+        for package, number in found.items():
+            plugins.check(package, number, of="onnxruntime")
+        return found
 
     def unsupported(self, cell: Cell) -> str | None:
         provider = _PROVIDERS.get((str(cell.options.get("provider", "auto")), cell.device))
@@ -128,14 +140,14 @@ class OnnxRuntime(Backend):
         rests = ("tf32", "fp16", "bf16") if provider == _TENSORRT else ("fp32",)
         if cell.device == "cuda" and (reason := _streams.unsupported(cell)):
             return reason
-        if reason := _ort_int8.unsupported(cell, provider) or quantization.unsupported(cell, rests):
+        if reason := _int8_unsupported(cell, provider) or quantization.unsupported(cell, rests):
             return reason
         own = cell.precision == "fp16" and cell.model.endswith(".onnx")  # so it is what was asked
         if cell.device == "cpu" and cell.precision not in ("fp32", "int8") and not own:
             return (
                 f"{cell.precision}: on a CPU ONNX Runtime has no such convolution; it casts to fp32"
             )
-        if provider == "CUDAExecutionProvider" and cell.precision == "bf16":
+        if provider == CUDA and cell.precision == "bf16":
             return (
                 "bf16: ONNX Runtime's CUDA provider lacks kernels, MaxPool's and Clip's among them"
             )
@@ -143,7 +155,7 @@ class OnnxRuntime(Backend):
             return "the TensorRT provider cannot switch TF32 off: say tf32"
         changed = [o for o in self.options if cell.options.get(o.name, o.default) != o.default]
         for option in changed:
-            if option.name in _CUDA_ONLY and provider != "CUDAExecutionProvider":
+            if option.name in _CUDA_ONLY and provider != CUDA:
                 return f"{option.name} is an option of the CUDA provider, not of {provider}"
         return None
 
@@ -160,7 +172,7 @@ class OnnxRuntime(Backend):
             raise Unavailable(
                 f"this onnxruntime {onnxruntime.__version__} is built without {provider}; "
                 f"it has {', '.join(built)}",
-                _REMEDIES[provider],
+                REMEDIES[provider],
             )
         if cell.precision == "int8":
             file = quantization.onnx(
@@ -212,9 +224,9 @@ class OnnxRuntime(Backend):
         provider = _PROVIDERS[str(options["provider"]), cell.device]
         if device.kind == "cpu":
             settings = _cpu(provider, device)
-            with _ort_int8.dumped(cell) as dump:
+            with _dumped(cell) as dump:
                 session = _session(artefact, cell, device, options, provider, settings, dump)
-                facts = _facts(session, provider, device) | _ort_int8.facts(artefact, dump)
+                facts = _facts(session, provider, device) | _int8_facts(artefact, dump)
                 if cell.precision == "fp16":
                     facts["fp16"] = (
                         "as in the file; in fp32 between casts where there is no such kernel"
@@ -239,7 +251,10 @@ class OnnxRuntime(Backend):
             if provider == _TENSORRT:
                 _load_tensorrt()
                 file = artefact / json.loads((artefact / _ONNX).read_text())
-                settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(artefact)}
+                settings |= {
+                    "trt_engine_cache_enable": "True",
+                    "trt_engine_cache_path": str(artefact),
+                }
             engines = _engines(artefact)
             session = _session(file, cell, device, options, provider, settings)
             facts = _facts(session, provider, device)
@@ -269,7 +284,7 @@ def _load_tensorrt() -> None:
                 problem = error
         else:
             raise Unavailable(
-                f"ONNX Runtime's TensorRT provider needs {name}: {problem}", _REMEDIES[_TENSORRT]
+                f"ONNX Runtime's TensorRT provider needs {name}: {problem}", REMEDIES[_TENSORRT]
             )
 
 
@@ -290,8 +305,8 @@ def _cuda(provider: str, precision: str, device: Device, options: dict[str, Any]
     common = {"device_id": str(device.index)}
     if provider == _TENSORRT:
         used = {precision, options["int8_rest"] if precision == "int8" else ""}
-        return common | {
-            f"trt_{kind}_enable": _flag(kind in used) for kind in ("fp16", "bf16", "int8")
+        return common | {  # where it knows True and False only, and the CUDA provider 1 and 0 too
+            f"trt_{kind}_enable": str(kind in used) for kind in ("fp16", "bf16", "int8")
         }
     return common | {
         "use_tf32": _flag(precision == "tf32"),
@@ -370,9 +385,7 @@ def _verify(session: onnxruntime.InferenceSession, provider: str) -> None:
 
 
 def _assigned(session: onnxruntime.InferenceSession) -> dict[str, int]:
-    """Nodes by provider; {} before ONNX Runtime 1.24, which does not tell."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return {}
+    """Nodes by provider."""
     nodes: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():
         nodes[part.ep_name] += len(part.get_nodes())
@@ -391,4 +404,62 @@ def _facts(session: onnxruntime.InferenceSession, provider: str, device: Device)
         "dtype": session.get_inputs()[0].type,
         "threads": session.get_session_options().intra_op_num_threads,
         "device": str(device),
+    }
+
+
+# ------------------------------------------------------------------------------ int8
+
+
+def _int8_unsupported(cell: Cell, provider: str) -> str | None:
+    """Why an int8 cell would not compute in integers."""
+    if cell.precision != "int8":
+        return None
+    if provider == "CUDAExecutionProvider":
+        return (
+            "int8: ONNX Runtime's CUDA provider has no integer convolution and would compute in "
+            "fp32; use provider = 'tensorrt', or the backend tensorrt"
+        )
+    if provider == "OpenVINOExecutionProvider":
+        return "int8: nothing tells whether this provider computes in it; use the backend openvino"
+    level = cell.options.get("graph_optimization", "all")
+    if provider == "CPUExecutionProvider" and level in ("basic", "disable"):
+        return (
+            f"int8: with graph_optimization = {level!r} ONNX Runtime fuses no integer operators "
+            "and would compute in fp32; say 'all' or 'extended'"
+        )
+    return None
+
+
+@contextmanager
+def _dumped(cell: Cell) -> Iterator[Path | None]:
+    """A file for the graph that an int8 session runs, until the end of the block."""
+    if cell.precision != "int8":
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="gpubench-") as folder:
+        yield Path(folder, "run.onnx")
+
+
+def _int8_facts(file: Path, dump: Path | None) -> Facts:
+    """How ``file`` was quantised, and which products the graph in ``dump`` computes in integers.
+
+    Raises CellFailed("fallback") when there are none.
+    """
+    if dump is None:
+        return {}
+    import onnx
+
+    graph = onnx.load(dump, load_external_data=False).graph
+    types = Counter(node.op_type for node in graph.node)
+    integer = {name: types[name] for name in _INTEGER if types[name]}
+    floating = {name: types[name] for name in _FLOATING if types[name]}
+    if not integer:
+        raise CellFailed(
+            "fallback",
+            f"none of the network's products is computed in integers; ONNX Runtime runs {floating}",
+        )
+    return quantization.facts(file) | {
+        "integer_operators": integer,
+        "floating_operators": floating,
+        "int8_instructions": quantization.instructions(),
     }

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from gpubench.backends import _trt_build as trt_build
 from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings
 from gpubench.backends.base import Backend, Device
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.machine.gpu import NO_GPU, Gpu, visible_gpus
+from gpubench.machine import gpu
 from gpubench.suite.types import Cell, Option
 from gpubench.workload.models import quantization
 
@@ -56,14 +57,7 @@ class TensorRT(Backend):
         ),
         Option.flag("cuda_graph", "capture the engine once and replay it"),
         _streams.option(),
-        # 5 tries what 4 does, and ready-made kernels too; below 3, engines are slower
-        Option.whole(
-            "optimization_level",
-            "how long the builder searches for fast kernels",
-            3,
-            maximum=5,
-            search=(3, 5),
-        ),
+        trt_build.OPTIMIZATION_LEVEL,
         # not searched, nor is workspace_mib: they steady the builder's choice, or cramp it
         Option.whole(
             "avg_timing_iterations",
@@ -97,15 +91,11 @@ class TensorRT(Backend):
                 problems.append(problem)
         if not found:  # what is there but unusable tells more than what is not there
             raise max(problems, key=lambda problem: problem.remedy != _INSTALL)
-        device = _gpu()
+        device = gpu.first()
         return {"flavours": found, "gpu": device.name, "driver": device.driver}
 
     def unsupported(self, cell: Cell) -> str | None:
-        if cell.device != "cuda":
-            return "TensorRT runs on NVIDIA GPUs only"
-        if cell.precision == "amp":
-            return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
-        if reason := _streams.unsupported(cell):
+        if reason := trt_build.unsupported(cell) or _streams.unsupported(cell):
             return reason
         return quantization.unsupported(cell, ("fp32", "tf32", "fp16", "bf16"))
 
@@ -115,7 +105,7 @@ class TensorRT(Backend):
         Raises Unavailable for a flavour that this machine cannot use, CellFailed when TensorRT
         refuses the network.
         """
-        device = _gpu()
+        device = gpu.first()
         flavour = _choose(str(cell.chosen(self.options)["flavour"]))
         trt = trt_build.load_flavour(flavour)
         if flavour == RTX:
@@ -244,15 +234,7 @@ def _has_libraries(flavour: str) -> bool:
     return find_library(name) is not None
 
 
-def _gpu() -> Gpu:
-    """The GPU that engines are built for: the first that CUDA sees."""
-    visible = visible_gpus()
-    if not visible:
-        raise Unavailable("no NVIDIA GPU is visible", NO_GPU)
-    return visible[0]
-
-
-def _check_rtx(trt: Any, device: Gpu) -> None:
+def _check_rtx(trt: Any, device: gpu.Gpu) -> None:
     """By what the library itself names: it has no kernels for most GPUs of data centres."""
     if "SM" + device.compute_capability.replace(".", "") not in trt.ComputeCapability.__members__:
         raise Unavailable(
@@ -273,12 +255,9 @@ def _check_routes(trt: Any, flavour: str) -> None:
 def _choose(wanted: str) -> str:
     """The flavour to use; raises Unavailable when what is wanted cannot be used here."""
     if wanted == "auto":
-        try:
-            _installed("tensorrt")
-        except Unavailable:
-            wanted = RTX
-        else:
-            return "tensorrt"
+        with suppress(Unavailable):
+            return _choose("tensorrt")
+        wanted = RTX
     _installed(wanted)
     return wanted
 
@@ -316,9 +295,9 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 def _check_target(about: dict[str, Any], index: int) -> None:
     """An engine for another GPU fails to load at best, and is slow at worst."""
-    here = {gpu.index: gpu for gpu in visible_gpus()}.get(index)
+    here = {one.index: one for one in gpu.visible_gpus()}.get(index)
     if here is None:
-        raise Unavailable(f"CUDA device {index} is not visible", NO_GPU)
+        raise Unavailable(f"CUDA device {index} is not visible", gpu.NO_GPU)
     made = (about["gpu"], about["compute_capability"])
     if made != (here.name, here.compute_capability):
         raise CellFailed("error", f"the engine is for {made[0]}, but device {index} is {here.name}")

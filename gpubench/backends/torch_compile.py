@@ -66,6 +66,9 @@ class TorchCompile(TorchEager):
     def probe(self) -> Facts:
         return super().probe() | _inductor.compiler()
 
+    def probe_to_open(self) -> Facts:
+        return super().probe()
+
     def unsupported(self, cell: Cell) -> str | None:
         mode = cell.options.get("mode", "default")
         if mode in _GRAPH_MODES and cell.device != "cuda":

@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench import plugins
-from gpubench.backends import _inductor, _torch
+from gpubench.backends import _inductor, _torch, _trt_build
 from gpubench.backends.base import Device
 from gpubench.backends.torch_eager import TorchEager, TorchSession
 from gpubench.errors import CellFailed, Unavailable
-from gpubench.machine.gpu import NO_GPU, visible_gpus
+from gpubench.machine import gpu
 from gpubench.suite.types import Cell, Option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import torch
 
     from gpubench.backends.base import Facts
@@ -55,14 +53,7 @@ class TorchTensorRT(TorchEager):
             ("export", "compile"),
         ),
         Option.flag("cuda_graph", "capture the network once and replay it"),
-        # as of the backend tensorrt
-        Option.whole(
-            "optimization_level",
-            "how long the builder searches for fast kernels",
-            3,
-            maximum=5,
-            search=(3, 5),
-        ),
+        _trt_build.OPTIMIZATION_LEVEL,
     )
 
     def probe(self) -> Facts:
@@ -70,13 +61,11 @@ class TorchTensorRT(TorchEager):
         found = plugins.installed("torch", "torch-tensorrt", remedy=_INSTALL)
         if find_spec("tensorrt") is None and find_spec("tensorrt_rtx") is None:
             raise Unavailable("torch-tensorrt is installed without TensorRT", _INSTALL)
-        return found | {"gpu": _gpu()["gpu"]}
+        return found | {"gpu": gpu.first().name}
 
     def unsupported(self, cell: Cell) -> str | None:
-        if cell.device != "cuda":
-            return "TensorRT runs on NVIDIA GPUs only"
-        if cell.precision == "amp":
-            return "amp is a mode of PyTorch; TensorRT takes its types from the network: use fp16"
+        if reason := _trt_build.unsupported(cell):
+            return reason
         if cell.precision == "int8":
             return "int8: Torch-TensorRT takes networks that are quantised already; tensorrt does"
         return super().unsupported(cell)
@@ -86,12 +75,14 @@ class TorchTensorRT(TorchEager):
 
         Raises CellFailed for a network that is not in engines as a whole.
         """
-        state, target = model.state(), _gpu()
+        state, one = model.state(), gpu.first()
         versions = {name: version(name) for name in ("torch", "torch-tensorrt")}
         recipe = {
             "state": str(state),
             **versions,
-            **target,
+            "gpu": one.name,
+            "compute_capability": one.compute_capability,
+            "driver": one.driver,
             "precision": cell.precision,
             "batch_size": cell.batch_size,
             "options": cell.options,
@@ -120,7 +111,9 @@ class TorchTensorRT(TorchEager):
         work = _inductor.directory(stack, artefact / _ENGINES)
         kept = len(_files(work))
         session = self._compile(work, cell, _inductor.state_of(artefact), device, stack)
-        session.facts["engines_built_at_open"] = len(_files(work)) - kept
+        built, counted = len(_files(work)) - kept, session.recompiled
+        session.facts["engines_built_at_open"] = built
+        session.recompiled = lambda: counted() | {"compiled_at_open": built}
         return session
 
     # ------------------------------------------------------------------------ torch.export
@@ -234,7 +227,8 @@ def _whole(module: torch.nn.Module) -> int:
         if type(part).__name__ == "TorchTensorRTModule":
             engines += 1
         elif not name.startswith("_guards_fn"):  # of torch.export: it looks at the input's shape
-            calls = _calls(getattr(getattr(part, "graph", None), "nodes", ()))
+            nodes = getattr(getattr(part, "graph", None), "nodes", ())
+            calls = [str(node.target) for node in nodes if node.op == "call_function"]
             engines += sum("execute_engine" in call for call in calls)
             left += [call for call in calls if not any(own in call for own in _PLUMBING)]
     if left or not engines:
@@ -247,19 +241,6 @@ def _whole(module: torch.nn.Module) -> int:
 
 
 _PLUMBING = ("execute_engine", "getitem")
-
-
-def _calls(nodes: Iterable[Any]) -> list[str]:
-    return [str(node.target) for node in nodes if node.op == "call_function"]
-
-
-def _gpu() -> dict[str, Any]:
-    """What engines are built for: the first GPU that CUDA sees."""
-    visible = visible_gpus()
-    if not visible:
-        raise Unavailable("no NVIDIA GPU is visible", NO_GPU)
-    one = visible[0]
-    return {"gpu": one.name, "compute_capability": one.compute_capability, "driver": one.driver}
 
 
 def _files(folder: Path) -> list[Path]:

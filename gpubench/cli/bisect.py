@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 
 from gpubench import escape
-from gpubench.cli import options
-from gpubench.cli import terminal as cli_terminal
+from gpubench.cli import options, terminal
 from gpubench.suite import goal
 
 
@@ -40,21 +38,7 @@ from gpubench.suite import goal
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable; implies --quiet.")
 @options.quiet_option
 @options.cache_option
-def bisect(
-    suite: str,
-    good: str,
-    bad: str,
-    package: str | None,
-    metric: str,
-    delta: str | None,
-    budget: str,
-    output: Path | None,
-    resume: bool,
-    as_json: bool,
-    quiet: bool,
-    cache_dir: Path | None,
-    **chosen: Any,
-) -> None:
+def bisect(as_json: bool, quiet: bool, **asked: Any) -> None:
     """Find the commit, or the release of a library, that made a suite slower or faster.
 
     First good and bad are compared; then versions between them, in pairs of fresh processes, until
@@ -69,33 +53,20 @@ def bisect(
     Example: gpubench bisect ci --good v1.0 --bad HEAD --backend onnxruntime
 
     \b
-    Example: gpubench bisect ci --package onnxruntime --good 1.20.1 --bad 1.23.0
+    Example: gpubench bisect ci --package onnxruntime --good 1.26.0 --bad 1.30.0
     """
     from gpubench.run import api
-    from gpubench.run.bisect import driver, result
+    from gpubench.run.bisect import result
 
     quiet = quiet or as_json
-    screen = cli_terminal.console(quiet)
-    try:
-        made = api.bisect(
-            suite, good=good, bad=bad, package=package, metric=metric, delta=delta, budget=budget,
-            output=output, resume=resume, cache_dir=cache_dir,
-            progress=cli_terminal.show_run(screen, quiet), **chosen,
-        )  # fmt: skip
-    except api.Interrupted as error:
-        again = options.resumed(sys.argv[1:], error.directory)
-        kept = f"what was measured is kept. Go on with {again}"
-        some = (error.directory / driver.STATE).exists()
-        screen.print(f"interrupted; {kept if some else 'nothing was measured'}", soft_wrap=True)
-        sys.exit(130)
+    screen = terminal.console(quiet)
+    with terminal.interruptible(screen):
+        made = api.bisect(progress=terminal.show_run(screen, quiet), **asked)
     if as_json:
-        cli_terminal.write(escape.document(made.facts()), document=True)
+        terminal.write(escape.document(made.facts()), document=True)
     lines = [*made.lines()]
     if not made.finished and made.code == result.UNDECIDED:
         lines.append(f"Not finished: {options.resumed(sys.argv[1:], made.directory)}")
     for line in lines:
         screen.print(line, soft_wrap=True)
     sys.exit(made.code)
-
-
-COMMANDS: tuple[click.Command, ...] = (bisect,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ import click
 from gpubench import escape, units
 from gpubench.cli import options
 from gpubench.cli import terminal as cli_terminal
-from gpubench.records.record import RECORDS
 from gpubench.report import by_ending, save, save_report
 from gpubench.suite import goal
 from gpubench.suite.types import MOST_S
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpubench.analysis.compare.compare import View
-    from gpubench.records.record import RecordFile
     from gpubench.run.results import Comparison
 
 metric_option = click.option(
@@ -33,16 +31,12 @@ metric_option = click.option(
     help="Judged beside speed, in place of the suite's [gate]: "
     "p99, accuracy, agreement, memory, device_memory, size, cold_start, preparation.",
 )
-delta_option = click.option(
-    "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
-)
 fail_on_option = click.option(
     "--fail-on",
     default="regressed,missing,inconclusive,incomparable",
     help="Verdicts that make the exit code non-zero; 'none' for none.",
     show_default=True,
 )
-path = click.Path(path_type=Path)
 TREND_FORMATS = ("text", "html", "md", "json")
 """`gpubench.report.history.FORMATS`, without the import."""
 COMPARE_FORMATS = ("html", "md", "json")
@@ -59,8 +53,10 @@ VERDICT = "verdict.json"
 @options.suite_argument
 @click.option("--baseline", multiple=True, help="KEY=VALUE,...: what the baseline is to be.")
 @click.option("--candidate", multiple=True, help="KEY=VALUE,...: what the candidate is to be.")
-@click.option("--baseline-python", type=path, help="Interpreter (or venv) of the baseline.")
-@click.option("--candidate-python", type=path, help="Interpreter (or venv) of the candidate.")
+@click.option("--baseline-python", type=options.path, help="Interpreter (or venv) of the baseline.")
+@click.option(
+    "--candidate-python", type=options.path, help="Interpreter (or venv) of the candidate."
+)
 @click.option("--baseline-ref", help="Git commit: its files, in an environment made with uv.")
 @click.option("--candidate-ref", help="The same of the candidate; default: the working tree.")
 @click.option(
@@ -70,7 +66,7 @@ VERDICT = "verdict.json"
     show_default=True,
     help="Of two commits, whose suite says what is measured: the candidate's or the baseline's.",
 )
-@click.option("--delta", help="Differences up to this much do not matter.  [default: 2%]")
+@options.delta_option
 @metric_option
 @click.option(
     "--alpha", default="1%", help="Chance of a false alarm, whole suite.", show_default=True
@@ -94,12 +90,9 @@ def ab(
     suite: str,
     fail_on: str,
     github: bool,
-    output: Path | None,
-    resume: bool,
     require: list[str] | None,
     as_json: bool,
     quiet: bool,
-    cache_dir: Path | None,
     **asked: Any,
 ) -> None:
     """Compare two arms of a suite, interleaved: the verdict is the exit code.
@@ -119,18 +112,11 @@ def ab(
 
     failing = parse_fail_on(fail_on)
     screen = cli_terminal.console(quiet or as_json)
-    try:
+    with cli_terminal.interruptible(screen):
         made = api.ab(
-            suite, output=output, resume=resume, require=require or (), cache_dir=cache_dir,
-            progress=cli_terminal.show_run(screen, quiet or as_json), command=command(), **asked,
+            suite, require=require or (), command=command(),
+            progress=cli_terminal.show_run(screen, quiet or as_json), **asked,
         )  # fmt: skip
-    except api.Interrupted as error:
-        out = error.directory
-        kept = f"finished pairs are kept. Go on with the same command and --resume -o {out}"
-        path = out / "candidate" / RECORDS
-        some = path.exists() and len(path.read_bytes().splitlines()) > 1  # the header is one
-        screen.print(f"interrupted; {kept if some else 'nothing was measured'}")
-        sys.exit(130)
     sys.exit(_ab(made, screen, quiet or as_json, as_json, failing, github))
 
 
@@ -147,34 +133,28 @@ def _ab(
     save_report(out, document("html", view, code))
     save(out / VERDICT, document("json", view, code))
     _tell(screen, view, code, as_json, github)
-    _reasons(made.files, view)
+    _reasons(view)
     if quiet and not as_json and code:
         escape.tell(told.headline(view.rows, view.rule, code))
     if view.arms and (left := view.arms.unfinished()).pairs:
+        half_more_s = min(MOST_S, max(60, math.ceil(1.5 * left.seconds)))
         screen.print(
             f"The budget ended first: about {units.count(left.pairs, 'pair')}, "
             f"{units.clock(left.seconds)}, more would decide what is open: "
-            f"{_resumed(sys.argv[1:], out, left.seconds)}",
+            f"{options.resumed(sys.argv[1:], out, '--budget', f'{half_more_s}s')}",
             soft_wrap=True,
         )
     screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
     return code
 
 
-def _reasons(files: Sequence[RecordFile], view: View) -> None:
+def _reasons(view: View) -> None:
     """Why there is nothing to compare, each cause once."""
-    from gpubench.analysis.summary import summarise
     from gpubench.report import terminal
 
     if not view.rows:
-        for line in dict.fromkeys(terminal.problem_lines(summarise(files))):
+        for line in dict.fromkeys(terminal.problem_lines(view.summaries)):
             escape.tell(line)
-
-
-def _resumed(words: Sequence[str], out: Path, seconds: float) -> str:
-    """Half as much time again for luck."""
-    budget_s = min(MOST_S, max(60, math.ceil(1.5 * seconds)))
-    return f"{options.resumed(words, out, '--budget')} --budget {budget_s}s"
 
 
 def _tell(
@@ -191,9 +171,7 @@ def _tell(
 
     found, rule = view.rows, view.rule
     if as_json:
-        cli_terminal.write(
-            json_report.comparisons(found, rule=rule, code=code) + "\n", document=True
-        )
+        cli_terminal.write(json_report.comparisons(found, rule=rule, code=code), document=True)
     else:
         screen.print(terminal.comparison(found, rule=rule, code=code, everything=everything))
         if said := told.unjudged(view):
@@ -207,35 +185,29 @@ def _tell(
 
 
 @click.command()
-@click.argument("base")
+@click.argument("baseline", metavar="BASE")
 @click.argument("candidate", required=False)
-@click.option("--delta", help="Differences up to this much do not matter.  [default: 2%]")
+@options.delta_option
 @metric_option
 @click.option("--alpha", help="Chance of a false alarm in the suite.  [default: 1%]")
 @fail_on_option
 @click.option(
     "--allow-different", multiple=True, help="What may differ, such as libraries,cpu.governor."
 )
-@click.option("--history", type=path, help="A/A sessions; default: what selftest kept.")
+@click.option("--history", type=options.path, help="A/A sessions; default: what selftest kept.")
 @click.option("--all", "everything", is_flag=True, help="List unchanged cells too.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @options.output_option("A report as well: .html, .md or .json.", stdout=False)
 @options.github_option
 @options.cache_option
 def compare(
-    base: str,
-    candidate: str | None,
-    delta: str | None,
-    metric: tuple[str, ...],
-    alpha: str | None,
     fail_on: str,
     allow_different: tuple[str, ...],
-    history: Path | None,
     everything: bool,
     as_json: bool,
     output: Path | None,
     github: bool,
-    cache_dir: Path | None,
+    **asked: Any,
 ) -> None:
     """Compare two runs cell by cell; the verdict comes first and is the exit code.
 
@@ -250,10 +222,7 @@ def compare(
     form = by_ending(None, output, COMPARE_FORMATS, "html")
     failing = parse_fail_on(fail_on)
     allowed = [key.strip() for keys in allow_different for key in keys.split(",")]
-    made = results.compare(
-        base, candidate, delta=delta, alpha=alpha, metric=metric, allow_different=allowed,
-        history=history, cache_dir=cache_dir,
-    )  # fmt: skip
+    made = results.compare(allow_different=allowed, **asked)
     view = made.view
     for file in made.files:
         for note in file.damage:
@@ -262,20 +231,20 @@ def compare(
     if output:
         save(output, results.document(form, view, code))
     _tell(cli_terminal.console(), view, code, as_json, github, everything)
-    _reasons(made.files, view)
+    _reasons(view)
     sys.exit(code)
 
 
 @click.command()
 @click.argument("suite", default="selftest", shell_complete=options.suites)
 @click.option("--minutes", default=5.0, help="About how long.", show_default=True)
-@delta_option
+@click.option(
+    "--delta", default="2%", help="Differences up to this much do not matter.", show_default=True
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @options.selection
 @options.cache_option
-def selftest(
-    suite: str, minutes: float, delta: str, as_json: bool, cache_dir: Path | None, **chosen: Any
-) -> None:
+def selftest(as_json: bool, **asked: Any) -> None:
     """Measure what numbers of this machine are worth: clock, harness, noise, false alarms.
 
     Compares SUITE with itself, over and over: every alarm is a false one. Then runs it, for the
@@ -286,9 +255,7 @@ def selftest(
     from gpubench.run import api
 
     screen = cli_terminal.console(quiet=as_json)
-    result = api.selftest(
-        suite, minutes=minutes, delta=delta, cache_dir=cache_dir, progress=screen.print, **chosen
-    )
+    result = api.selftest(progress=screen.print, **asked)
     if as_json:
         cli_terminal.write(escape.document(result), document=True)
     screen.print(result)
@@ -313,7 +280,7 @@ def export(paths: tuple[str, ...], form: str, output: Path | None) -> None:
 
 
 @click.command()
-@click.argument("directory", type=path)
+@click.argument("directory", type=options.path)
 @click.option("--delta", help="Changes up to this much are not reported.  [default: 2%]")
 @click.option("--alpha", help="Chance of a false change in the list.  [default: 1%]")
 @options.format_option(TREND_FORMATS)
@@ -333,6 +300,3 @@ def history(
         save(output, body)
     else:
         cli_terminal.write(body, document=form != "text")
-
-
-COMMANDS = (ab, compare, selftest, history, export)

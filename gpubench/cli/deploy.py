@@ -5,6 +5,7 @@ Exit codes: 0 written; 1 it cannot be made here, or answers wrongly; 2 bad input
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from gpubench.cli import options, terminal
 @click.command()
 @options.suite_argument
 @options.output_option("The new folder.", stdout=False, required=True)
-@lambda command: options.selection(command, ("--repeats",))
+@partial(options.selection, without=("--repeats",))
 @options.quiet_option
 @options.cache_option
-def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chosen: Any) -> None:
+def deploy(suite: str, output: Path, quiet: bool, **asked: Any) -> None:
     """Write a suite's one cell as a folder that serves it: model, preprocessing, labels, README.
 
     Its answers are checked first: what is wrong is not written. Load it with gpubench.load(DIR).
@@ -37,9 +38,7 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     def say(text: str) -> None:
         screen.print(text, soft_wrap=True)
 
-    made = api.deploy(
-        suite, output, cache_dir=cache_dir, progress=terminal.show_run(screen, quiet), **chosen
-    )
+    made = api.deploy(suite, output, progress=terminal.show_run(screen, quiet), **asked)
     if made.weights_taken:
         say(f"weights: {made.weights_taken}")
     parity = made.parity
@@ -53,6 +52,3 @@ def deploy(suite: str, output: Path, quiet: bool, cache_dir: Path | None, **chos
     )
     for text in doubts([parity]):
         say(text)
-
-
-COMMANDS: tuple[click.Command, ...] = (deploy,)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -30,18 +29,7 @@ from gpubench.cli import options, terminal
 @options.ship_option
 @options.cache_option
 def fleet(
-    suite: str,
-    per: Literal["gpu", "node"],
-    baseline: str,
-    price: str | None,
-    output: Path | None,
-    resume: bool,
-    quiet: bool,
-    ray: str | None,
-    insecure_cluster: bool,
-    ship: bool,
-    cache_dir: Path | None,
-    **chosen: Any,
+    suite: str, quiet: bool, ray: str | None, insecure_cluster: bool, ship: bool, **asked: Any
 ) -> None:
     """Run a suite on each kind of machine of a Ray cluster, and compare the devices.
 
@@ -59,18 +47,9 @@ def fleet(
     from gpubench.run.progress import Lines, Named
 
     screen = terminal.console(quiet)
-    try:
-        with Cluster(ray or "", insecure_cluster, ship) as cluster:
-            made = api.fleet(
-                suite, cluster, per=per, baseline=baseline, price=price, output=output,
-                resume=resume, cache_dir=cache_dir,
-                progress=False if quiet else lambda name: Lines(Named(name, screen)), **chosen,
-            )  # fmt: skip
-    except api.Interrupted as error:
-        out = error.directory
-        screen.print(f"interrupted; finished records are kept in {out}: go on with -o {out} "
-                     "--resume", soft_wrap=True)  # fmt: skip
-        sys.exit(130)
+    shown = False if quiet else lambda name: Lines(Named(name, screen))
+    with terminal.interruptible(screen), Cluster(ray or "", insecure_cluster, ship) as cluster:
+        made = api.fleet(suite, cluster, progress=shown, **asked)
     for name, why in made.failed.items():
         escape.tell(f"{name}: {why}")
     if made.files:
@@ -80,6 +59,3 @@ def fleet(
         screen.print(f"{units.count(len(made.files), 'kind')} of machine; report: {report}",
                      soft_wrap=True)  # fmt: skip
     sys.exit(0 if made.ok else 1)
-
-
-COMMANDS = (fleet,)

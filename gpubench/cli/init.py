@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,7 @@ _ASKED = ("--backend", "--batch-size", "--precision", "--device", "--weights", "
 @click.argument("model", required=False)
 @click.option("--ci", "services", callback=options.words, metavar="SERVICE,...",
               help=f"Also what runs it for every change: {', '.join(SERVICES)}.")  # fmt: skip
-@lambda command: options.selection(
-    command, [name for name, _ in options.SELECTION if name not in _ASKED]
-)
+@partial(options.selection, only=_ASKED)
 @options.output_option(
     "The suite's file; '-' prints everything.", default="gpubench.toml", show_default=True
 )
@@ -316,6 +315,3 @@ def _next(made: Mapping[Path, str], suite: Path, extras: Sequence[str]) -> Itera
     else:
         steps += [f"{gpubench} run {shlex.quote(str(suite))}"]
     yield from (f"{'next' * (not n):<6}{step}" for n, step in enumerate(steps))
-
-
-COMMANDS: tuple[click.Command, ...] = (init,)

@@ -18,7 +18,7 @@ from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline.decoders import base as decoders_base
 from gpubench.run.plan_view import table
-from gpubench.run.tune.space import options as space_options
+from gpubench.run.tune import options as space_options
 from gpubench.suite import file
 from gpubench.workload.models import registry as networks
 

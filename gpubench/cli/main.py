@@ -20,11 +20,10 @@ from gpubench import __version__, escape
 from gpubench.cli import bisect, compare, deploy, fleet, init, inspect, options, run, terminal, tune
 from gpubench.errors import CacheError, GpubenchError, InputError, check_place, check_text
 from gpubench.machine import processes
+from gpubench.report import FORMATS
 
 ANYWHERE = ("report", "compare", "history", "export")
 """Commands that only read."""
-FORMATS = ("text", "html", "md", "csv", "json")
-"""`gpubench.report.FORMATS`, without the import that would slow ``--help`` down."""
 
 
 class _Commands(click.Group):
@@ -93,7 +92,7 @@ def doctor(as_json: bool, ray: str | None, insecure_cluster: bool) -> None:
     with terminal.waiting("importing every runtime, each in a process of its own ..."):
         report = surgery.doctor()
     if as_json:
-        terminal.write(surgery.to_json(report) + "\n", document=True)
+        terminal.write(escape.document(report), document=True)
     else:
         terminal.console().print(report)
     sys.exit(1 if report.broken else 0)
@@ -126,7 +125,7 @@ def report(
     evidence = read_evidence(paths[0]) if searched else None
     body = html.render(files, one_page=True) if one_page else render(files, form, evidence, keys)
     if output is None:
-        terminal.write(body + "\n", document=form != "text")
+        terminal.write(body, document=form != "text")
     else:
         save(output, body)
 
@@ -199,15 +198,10 @@ def completion(shell: str) -> None:
 
 
 for _command in (
-    *run.COMMANDS,
-    *compare.COMMANDS,
-    *bisect.COMMANDS,
-    *fleet.COMMANDS,
-    *tune.COMMANDS,
-    *deploy.COMMANDS,
-    *inspect.COMMANDS,
-    *init.COMMANDS,
-):
+    run.run, run.plan, compare.ab, compare.compare, compare.selftest, compare.history,
+    compare.export, bisect.bisect, fleet.fleet, tune.tune, deploy.deploy, inspect.inspect,
+    init.init,
+):  # fmt: skip
     cli.add_command(_command)
 
 
@@ -216,6 +210,8 @@ def _open_standard_streams() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def main() -> NoReturn:
@@ -229,8 +225,8 @@ def main() -> NoReturn:
 
 
 def _main() -> NoReturn:
-    stdout = sys.stdout
     _open_standard_streams()
+    stdout = sys.stdout
     terminal.never_fail()
     try:
         check_place()

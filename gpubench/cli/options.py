@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from gpubench.errors import InputError
-
 Command = Callable[..., Any]
+path = click.Path(path_type=Path)
 
 
 def words(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
@@ -85,9 +83,12 @@ SELECTION: tuple[tuple[str, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
-def selection(command: Command, without: Collection[str] = ()) -> Command:
+def selection(
+    command: Command, only: Collection[str] | None = None, without: Collection[str] = ()
+) -> Command:
     """The options that override a suite's axes and workload."""
-    return _with(command, [(n, settings) for n, settings in SELECTION if n not in without])
+    names = {n for n, _ in SELECTION if only is None or n in only} - {*without}
+    return _with(command, [(n, settings) for n, settings in SELECTION if n in names])
 
 
 def _with(command: Command, options: Sequence[tuple[str, dict[str, Any]]]) -> Command:
@@ -96,8 +97,9 @@ def _with(command: Command, options: Sequence[tuple[str, dict[str, Any]]]) -> Co
     return command
 
 
-cache_option = click.option(
-    "--cache-dir", type=click.Path(path_type=Path), help="Instead of the user's cache directory."
+cache_option = click.option("--cache-dir", type=path, help="Instead of the user's cache directory.")
+delta_option = click.option(
+    "--delta", help="Differences up to this much do not matter.  [default: 2%]"
 )
 
 
@@ -105,7 +107,7 @@ def output_option(text: str, *, stdout: bool = True, **more: Any) -> Callable[[C
     """``-o``; ``stdout``: '-' is standard output, as it is everywhere."""
     if stdout:
         more["callback"] = lambda _, __, value: None if value == Path("-") else value
-    return click.option("-o", "--output", type=click.Path(path_type=Path), help=text, **more)
+    return click.option("-o", "--output", type=path, help=text, **more)
 
 
 def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Command]:
@@ -113,14 +115,12 @@ def format_option(formats: Sequence[str], **more: Any) -> Callable[[Command], Co
     return click.option("-f", "--format", "form", type=click.Choice(formats), **more)
 
 
-def resumed(words: Sequence[str], out: Path, *without: str) -> str:
-    """The command again, to go on with what is in ``out``, less options that have a value."""
-    kept, valued = list[str](), ("-o", "--output", *without)
-    for word, before in zip(words, ["", *words], strict=False):
-        given = word.startswith("-o") or word.partition("=")[0] in (*valued, "--resume")
-        if not given and before not in valued:
-            kept.append(word)
-    return shlex.join(["gpubench", *kept, "--resume", "-o", str(out)])
+def resumed(words: Sequence[str], out: Path, *instead: str) -> str:
+    """The command again, to go on with what is in ``out``; ``instead``: an option and its value."""
+    from gpubench.report import formatting
+
+    drop = (*formatting.WHERE, *instead[:1])
+    return formatting.again(words, drop, "--resume", "-o", str(out), *instead)
 
 
 keys_option = click.option("--keys", is_flag=True, help="Keys of cells too, for --cell.")
@@ -139,25 +139,11 @@ github_option = click.option(
 )
 
 
-def _gone(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        raise InputError(
-            f"{parameter.opts[0]} is gone: several machines are a Ray cluster now. `ray start` on "
-            f"each, then `gpubench {ctx.info_name} ... --ray`"
-        )
-
-
 NODES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--ray", {"is_flag": False, "flag_value": "", "metavar": "[ADDRESS]",
                "help": "Run on all machines of a Ray cluster: the one at ADDRESS, of RAY_ADDRESS, "
                "or that runs here."}),
-    ("--insecure-cluster", {"is_flag": True,
-                            "help": "Though it asks nobody for a token."}),
-    *(
-        (f"--{name}", {"expose_value": False, "hidden": True, "callback": _gone})
-        for name in ("nnodes", "node-rank", "rdzv-endpoint", "secret-file", "node-timeout",
-                     "join-timeout")
-    ),
+    ("--insecure-cluster", {"is_flag": True, "help": "Though it asks nobody for a token."}),
 )  # fmt: skip
 
 

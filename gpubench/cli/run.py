@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,6 @@ from gpubench import escape, units
 from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import Console
-
     from gpubench.run.results import Run
 
 
@@ -34,58 +29,39 @@ if TYPE_CHECKING:
 @options.cache_option
 def run(
     suite: str,
-    output: Path | None,
-    resume: bool,
     require: list[str] | None,
     quiet: bool,
     github: bool,
-    cache_dir: Path | None,
     ray: str | None,
     insecure_cluster: bool,
     ship: bool,
-    **chosen: Any,
+    **asked: Any,
 ) -> None:
     """Run a suite: measure every cell, print the tables, write the report.
 
     \b
     Example: gpubench run quick --backend torch-eager,onnxruntime --batch-size 1,8
     """
+    from gpubench.report import github_actions, save_report
+    from gpubench.report import terminal as terminal_report
     from gpubench.run import api
     from gpubench.run.cluster.ray_cluster import Cluster
     from gpubench.run.record_builder import command
 
     screen = terminal.console(quiet)
-    measured = partial(
-        api.run, suite, output=output, resume=resume, require=require or (), cache_dir=cache_dir,
-        progress=terminal.show_run(screen, quiet), command=command(), **chosen,
-    )  # fmt: skip
     with nullcontext() if ray is None else Cluster(ray, insecure_cluster, ship) as cluster:
-        code = _run(partial(measured, cluster=cluster), screen, quiet, github)
-    sys.exit(code)
-
-
-def _run(measured: Callable[[], Run], screen: Console, quiet: bool, asked: bool) -> int:
-    from gpubench.report import github_actions, save_report
-    from gpubench.report import terminal as terminal_report
-    from gpubench.run.api import Interrupted
-
-    try:
-        made = measured()
-    except Interrupted as error:
-        words = f"interrupted; finished records are kept. Go on with: {error.again}"
-        screen.print(words, soft_wrap=True)
-        return 130
-    file, out = made.file, made.directory
-    screen.print(terminal_report.summary([file]))
-    save_report(out, made.document("html"))
-    screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
-    if github_actions.wanted(asked):
-        github_actions.publish(
-            github_actions.run_summary([file]),
-            github_actions.run_commands([file]),
-            write=print,
-        )
-    return _code(made, quiet)
+        with terminal.interruptible(screen):
+            made = api.run(
+                suite, require=require or (), progress=terminal.show_run(screen, quiet),
+                command=command(), cluster=cluster, **asked,
+            )  # fmt: skip
+        screen.print(terminal_report.summary([made.file]))
+        save_report(made.directory, made.document("html"))
+        screen.print(f"report: {made.directory / 'report.html'}", soft_wrap=True)
+        if github_actions.wanted(github):
+            told = github_actions.run_commands([made.file])
+            github_actions.publish(github_actions.run_summary([made.file]), told)
+    sys.exit(_code(made, quiet))
 
 
 def _code(made: Run, quiet: bool) -> int:
@@ -118,6 +94,3 @@ def plan(suite: str, cache_dir: Path | None, keys: bool, extras: bool, **chosen:
         terminal.write(",".join(availability.extras(lacks)) + "\n")
         return
     terminal.console().print(api.plan(suite, keys=keys, cache_dir=cache_dir, **chosen))
-
-
-COMMANDS = (run, plan)

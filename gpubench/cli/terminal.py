@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gpubench import escape
+from gpubench.cli import options
 from gpubench.run.screen import console as console
 
 if TYPE_CHECKING:
@@ -25,8 +26,22 @@ def waiting(words: str) -> Iterator[None]:
         with screen.status(words):
             yield
     else:
-        print(words, file=sys.stderr, flush=True)
+        escape.tell(words)
         yield
+
+
+@contextmanager
+def interruptible(screen: Console) -> Iterator[None]:
+    """What is interrupted ends with exit code 130, and says how to go on with it."""
+    from gpubench.run.api import Interrupted
+
+    try:
+        yield
+    except Interrupted as error:
+        again = error.again or options.resumed(sys.argv[1:], error.directory)
+        words = f"interrupted; what was measured is kept. Go on with: {again}"
+        screen.print(words, soft_wrap=True)
+        sys.exit(130)
 
 
 def never_fail() -> None:
@@ -38,8 +53,6 @@ def never_fail() -> None:
 
 def write(body: str, document: bool = False) -> None:
     """On standard output; a ``document`` in UTF-8, as in a file, whatever the terminal has."""
-    if not sys.stdout:
-        return
     if document and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.flush()
         sys.stdout.buffer.write(body.encode())

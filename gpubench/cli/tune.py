@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gpubench import escape
-from gpubench.cli.options import SELECTION, cache_option, resume_option, selection
-from gpubench.cli.terminal import console, show_run, write
+from gpubench.cli import options, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from gpubench.run.results import Search
 
-path = click.Path(path_type=Path)
 OWN = ("--backend", "--precision", "--input", "--batch-size", "--replicas", "--weights",
        "--images", "--labels", "--calibration", "--preprocess", "--arguments",
        "--output-name", "--device")  # fmt: skip
@@ -54,24 +51,16 @@ UNCONFIRMED = "exit code 3: its gain is not confirmed; a longer --budget gives t
 @click.option("--boundary", default="transfer", show_default=True,
               help="What is timed: compute, transfer, or pipeline.")  # fmt: skip
 @click.option("--decoder", help="Of boundary pipeline, such as turbo.")
-@partial(selection, without=tuple(name for name, _ in SELECTION if name not in OWN))
+@partial(options.selection, only=OWN)
 @click.option("--option", multiple=True, metavar="NAME=VALUE",
               help="Of a backend, to be tried as well; repeatable.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of what is drawn.")
-@click.option("-o", "--output", type=path, help="Directory of the search.")
-@resume_option
+@options.output_option("Directory of the search.", stdout=False)
+@options.resume_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable; implies --quiet.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@cache_option
-def tune(
-    model: str,
-    output: Path | None,
-    resume: bool,
-    as_json: bool,
-    quiet: bool,
-    cache_dir: Path | None,
-    **asked: Any,
-) -> None:
+@options.quiet_option
+@options.cache_option
+def tune(model: str, as_json: bool, quiet: bool, **asked: Any) -> None:
     """Find the fastest configuration of MODEL on this machine that is still accurate.
 
     Backends, precisions, batch sizes, replicas and runtime options are searched within the limits.
@@ -83,27 +72,23 @@ def tune(
 
     Example: gpubench tune resnet50 --max-latency p99=20ms --max-accuracy-drop 1
     """
+    from gpubench.analysis.tune import result
+    from gpubench.records.reader import begun, read
     from gpubench.report.sections import recommendation
     from gpubench.run import api
     from gpubench.run.record_builder import command
 
     quiet = quiet or as_json
-    screen = console(quiet)
-    try:
-        found = api.tune(
-            model, output=output, resume=resume, cache_dir=cache_dir, command=command(),
-            progress=show_run(screen, quiet), **asked,
-        )  # fmt: skip
-    except api.Interrupted as error:
-        from gpubench.analysis.tune import result
-        from gpubench.records.reader import begun, read
-
-        if begun(error.directory):
-            tried = recommendation.tried(result.view(read(error.directory)))
-            screen.print(tried, highlight=False)
-        words = f"interrupted; everything measured is kept. Go on with: {error.again}"
-        screen.print(words, soft_wrap=True)
-        sys.exit(130)
+    screen = terminal.console(quiet)
+    with terminal.interruptible(screen):
+        try:
+            shown = terminal.show_run(screen, quiet)
+            found = api.tune(model, command=command(), progress=shown, **asked)
+        except api.Interrupted as error:
+            if begun(error.directory):
+                tried = recommendation.tried(result.view(read(error.directory)))
+                screen.print(tried, highlight=False)
+            raise
     sys.exit(_tell(screen, found, as_json, quiet))
 
 
@@ -113,7 +98,7 @@ def _tell(screen: Console, found: Search, as_json: bool, quiet: bool) -> int:
 
     file, evidence = found.file, found.evidence
     if as_json:
-        write(escape.document(recommendation.to_json(file, evidence)), document=True)
+        terminal.write(escape.document(recommendation.to_json(file, evidence)), document=True)
     lines = recommendation.lines(file, evidence)
     for line in lines:
         screen.print(line, highlight=False)
@@ -127,6 +112,3 @@ def _tell(screen: Console, found: Search, as_json: bool, quiet: bool) -> int:
         screen.print(f"configuration: {found.suite}", soft_wrap=True)
     screen.print(f"report: {found.directory / 'report.html'}", soft_wrap=True)
     return 1 if not found.best else 3 if unconfirmed else 0
-
-
-COMMANDS = (tune,)

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from gpubench.errors import Unavailable
 from gpubench.machine import cores
 
 
@@ -72,6 +73,16 @@ def visible_gpus(nvml: Any = None, environ: Mapping[str, str] | None = None) -> 
                 if handle is not _LOST:
                     found.append(_describe(library, handle, index))
         return found
+
+
+def first() -> Gpu:
+    """The one that a process computes on, and that is built for, unless it says another.
+
+    Raises Unavailable where there is none.
+    """
+    for one in visible_gpus():
+        return one
+    raise Unavailable("no NVIDIA GPU is visible", NO_GPU)
 
 
 def physical(nvml: Any, handle: Any) -> Any:

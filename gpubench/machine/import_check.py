@@ -75,10 +75,12 @@ def try_imports(
 
 
 def remedy_of(why: str, otherwise: str) -> str:
-    """What to do where an import failed: a machine may be too busy for it, and no library maps more
-    addresses than a limit allows."""
+    """What to do where an import failed: a machine may be too busy for it, no library maps more
+    addresses than a limit allows, and each torchvision is built for one PyTorch."""
     if _LATE in why:
         return "stop what else is running, and try again; if it hangs then too, reinstall it"
+    if "operator torchvision::" in why:
+        return "it is built for another PyTorch: install torchvision from where torch came"
     limit = processes.address_limit()
     if limit is not None and "failed to map segment" in why:
         return f"it needs more addresses than `ulimit -v {limit >> 10}` allows: raise that"

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -108,12 +108,11 @@ def descendants(pids: Collection[int]) -> set[int]:
     found: set[int] = set()
     left = list(pids)
     while left:
-        with suppress(OSError):
-            for task in Path(f"/proc/{left.pop()}/task").iterdir():
-                with suppress(OSError):
-                    new = {int(word) for word in (task / "children").read_text().split()} - found
-                    found |= new
-                    left += new
+        for task in _threads([left.pop()]):
+            with suppress(OSError):
+                new = {int(word) for word in (task / "children").read_text().split()} - found
+                found |= new
+                left += new
     return found
 
 
@@ -145,12 +144,10 @@ def await_idle(pids: Collection[int], limit_s: float) -> bool:
 
 def runnable(pids: Collection[int]) -> bool:
     """Whether a thread of these has a core, or waits for one."""
-    for pid in pids:
+    for task in _threads(pids):
         with suppress(OSError):
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                with suppress(OSError):
-                    if (task / "stat").read_text().rpartition(")")[2].split()[0] == "R":
-                        return True
+            if (task / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                return True
     return False
 
 
@@ -160,12 +157,17 @@ def delay_ns(pids: Collection[int]) -> int:
     Of the living only, and nothing where the kernel does not count it.
     """
     found = 0
+    for task in _threads(pids):
+        with suppress(OSError):
+            found += int((task / "schedstat").read_text().split()[1])
+    return found
+
+
+def _threads(pids: Collection[int]) -> Iterator[Path]:
+    """Those of these processes that are there, as the kernel shows them."""
     for pid in pids:
         with suppress(OSError):
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                with suppress(OSError):
-                    found += int((task / "schedstat").read_text().split()[1])
-    return found
+            yield from Path(f"/proc/{pid}/task").iterdir()
 
 
 def watch_stops() -> None:
@@ -190,13 +192,8 @@ def stopped(pids: Collection[int]) -> bool:
 
 def session_members(session: int) -> list[int]:
     """PIDs of the processes in a Unix session, zombies left out."""
-    members = []
-    for pid in _all_pids():
-        with suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            if fields[3] == str(session) and fields[0] != "Z":
-                members.append(pid)
-    return members
+    each = ((pid, text.rpartition(b")")[2].split()) for pid, text in _everywhere("stat"))
+    return [pid for pid, words in each if int(words[3]) == session and words[0] != b"Z"]
 
 
 def end_session(session: int, scratch: str, keep: Collection[int] = ()) -> None:
@@ -225,26 +222,21 @@ def is_tracker(pid: int) -> bool:
 
 
 def _marked(scratch: str) -> list[int]:
-    wanted, found = f"{SCRATCH}={scratch}".encode(), []
-    for pid in _all_pids():
-        with suppress(OSError):
-            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found.append(pid)
-    return found
+    wanted = f"{SCRATCH}={scratch}".encode()
+    return [pid for pid, text in _everywhere("environ") if wanted in text.split(b"\0")]
 
 
 def naming(words: str) -> set[int]:
     """PIDs of the processes whose command has ``words`` in it."""
-    found = set()
-    for pid in _all_pids():
-        with suppress(OSError):
-            if os.fsencode(words) in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.add(pid)
-    return found
+    return {pid for pid, text in _everywhere("cmdline") if os.fsencode(words) in text}
 
 
-def _all_pids() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+def _everywhere(name: str) -> Iterator[tuple[int, bytes]]:
+    """PID, and what the kernel says in the file ``name``, of each process that may be looked at."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                yield int(entry.name), (entry / name).read_bytes()
 
 
 def address_limit() -> int | None:

@@ -72,7 +72,8 @@ def device_time(
 def phase(cell: Cell, name: str) -> Iterator[None]:
     """What is done meanwhile is ``gpubench:cell:name`` to whoever traces CUDA (NVTX)."""
     torch = sys.modules.get("torch") if cell.device == "cuda" else None
-    if torch is None:  # another runtime's: nothing is imported for it
+    # another runtime's: nothing is imported for it; a build for CPUs has no ranges
+    if torch is None or torch.version.cuda is None:
         yield
         return
     torch.cuda.nvtx.range_push(f"gpubench:{cell.label}:{name}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import CellFailed
 from gpubench.measure.loop import Clock
+from gpubench.measure.protocol import Pipeline
 from gpubench.measure.stages import alone
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ class InFlight:
                 break
 
 
-class Transfers:
-    """Boundary ``transfer`` at full load: a `measure.protocol.Pipeline` of copies and runs."""
+class Transfers(Pipeline):
+    """Boundary ``transfer`` at full load: copies and runs."""
 
     def __init__(self, session: Session, batches: Sequence[Images], *, attach: bool) -> None:
         """``batches``: what is copied in, in turn. ``attach``: by the device itself, if it can."""
@@ -93,12 +94,6 @@ class Transfers:
 
     def finish(self) -> None:
         self._running.collect()
-
-    def hold(self) -> None:
-        """Nothing runs by itself."""
-
-    def resume(self) -> None:
-        """Nothing was held."""
 
     def stages(
         self,

@@ -44,10 +44,12 @@ class Pipeline(Protocol):
         """Return when all that was enqueued is done."""
 
     def hold(self) -> None:
-        """Nothing of it runs from now on."""
+        """Nothing of it runs from now on. By default nothing ever does by itself."""
+        return
 
     def resume(self) -> None:
-        """Start again, from an empty queue."""
+        """Start again, from an empty queue. By default nothing was held."""
+        return
 
     def stages(
         self, batches: int, seconds: float, clock: Clock = perf_counter_ns

@@ -24,6 +24,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from gpubench.machine.cores import read
+
 if TYPE_CHECKING:
     import torch
 
@@ -219,13 +221,11 @@ def caches(cores: Sequence[int], root: Path = CPU) -> float:
     found: dict[str, float] = {}
     for core in cores:
         for place in root.glob(f"cpu{core}/cache/index*"):
-            with suppress(OSError, ValueError):
-                level, shared, size = (
-                    (place / name).read_text().strip()
-                    for name in ("level", "shared_cpu_list", "size")
-                )
-                if level in ("2", "3"):
-                    found[f"{level} {shared}"] = 1024.0 * int(size.removesuffix("K"))
+            level, shared, size = (
+                read(place / name) or "" for name in ("level", "shared_cpu_list", "size")
+            )
+            if level in ("2", "3") and size.endswith("K"):
+                found[f"{level} {shared}"] = 1024.0 * int(size[:-1])
     return sum(found.values())
 
 

@@ -60,7 +60,7 @@ def _mean(step: Callable[[], object]) -> int:
 
     for _ in range(WARM):
         step()
-    taken = sample(step, lambda: None, iterations=1, seconds=TRIAL_S, at_least=LEAST, at_most=MOST)
+    taken = sample(step, lambda: None, seconds=TRIAL_S, at_least=LEAST, at_most=MOST)
     return round(fmean(taken.durations))
 
 

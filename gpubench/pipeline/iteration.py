@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpubench.measure.in_flight import InFlight
 from gpubench.measure.loop import Clock, sample
+from gpubench.measure.protocol import Pipeline
 from gpubench.measure.stages import LEAST_STAGES, Parts, each_alone
 from gpubench.workload.models import outputs
 
@@ -55,7 +56,7 @@ def postprocess(
     return labels, scores.astype(np.float32)
 
 
-class Serial:
+class Serial(Pipeline):
     """Scenario latency: one batch from encoded bytes to labels and scores, waited for."""
 
     settle = 1
@@ -77,12 +78,6 @@ class Serial:
     def finish(self) -> None:
         """Nothing is left to wait for."""
 
-    def hold(self) -> None:
-        """Nothing runs by itself."""
-
-    def resume(self) -> None:
-        """Nothing was held."""
-
     def stages(
         self, batches: int, seconds: float, clock: Clock = perf_counter_ns
     ) -> dict[str, int]:
@@ -93,7 +88,7 @@ class Serial:
                                 error=PRECISE))  # fmt: skip
 
 
-class Overlapped:
+class Overlapped(Pipeline):
     """Scenario throughput: a loader on cores of its own prefetches while the session computes."""
 
     def __init__(

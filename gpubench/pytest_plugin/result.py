@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any
 
-import msgspec
 import pytest
 
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, problems
-from gpubench.analysis.tables import accuracy as tables_accuracy
 from gpubench.errors import CellFailed
 from gpubench.records.parity import Parity
 from gpubench.records.record import FAILURES, LABELLING, Record
-from gpubench.report.exports.naming import GROUPS, full_name
+from gpubench.report.exports import naming
 from gpubench.suite.types import Cell
 
 
@@ -79,8 +77,8 @@ class Result:
     def half_width(self) -> float | None:
         """Half of the 95 % interval of the scenario's metric, relative; None with one repeat, inf
         where repeats differ so much that no interval is shown."""
-        self._number(self._value)
-        return self._value.relative_half_width
+        self._number(self._summary.value)
+        return self._summary.value.relative_half_width
 
     @property
     def parity(self) -> Parity | None:
@@ -104,19 +102,12 @@ class Result:
     @property
     def rounds_s(self) -> list[float]:
         """pytest-benchmark's rounds, s: one a repeat (see the package's docstring)."""
-        if self.cell.scenario == "throughput":
-            return [1 / rate for rate in self._summary.rates.values()]
-        return [ns / 1e9 for ns in self._summary.medians.values()]
+        return naming.rounds_s(self._summary)
 
     @property
     def fullname(self) -> str:
         """What its baseline is found by; '': the test's node id."""
-        return full_name(self._about["suite"], self._test) if self._test else ""
-
-    @property
-    def _value(self) -> Estimate:
-        latency = self.cell.scenario == "latency"
-        return self._summary.p50 if latency else self._summary.throughput
+        return naming.full_name(self._about["suite"], self._test) if self._test else ""
 
     def _latency(self, estimate: Estimate) -> Estimate:
         if self.cell.scenario == "latency":
@@ -150,11 +141,11 @@ class Result:
         """
         __tracebackhide__ = True
         others = {k: v for k, v in (benchmark.params or {}).items() if k != "gpubench"}
-        benchmark.params = others | axes(self.cell)
+        benchmark.params = others | naming.params(self.cell)
         benchmark.param = benchmark.param or self.label
-        benchmark.group = benchmark.group or GROUPS[self.cell.scenario]
+        benchmark.group = benchmark.group or naming.GROUPS[self.cell.scenario]
         benchmark.fullname = self.fullname or benchmark.fullname
-        benchmark.extra_info.update(self.extra_info())
+        benchmark.extra_info.update(naming.extra_info(self._summary, self._timed) | self._about)
         try:
             benchmark.pedantic(self._run, rounds=max(1, len(self.rounds_s)))
         except CellFailed as error:
@@ -166,32 +157,6 @@ class Result:
     def _run(self) -> None:
         if self._failure:
             raise CellFailed("error", self._failure)
-
-    def extra_info(self) -> dict[str, Any]:
-        """JSON-able; times in s."""
-        found = {"cell": self.cell.key, "label": self.label, **self._about}
-        found["parity"] = msgspec.to_builtins(self.parity)
-        found["pipeline"] = msgspec.to_builtins(self._summary.pipeline)
-        found["accuracy"] = msgspec.to_builtins(tables_accuracy.accuracy(self._summary))
-        found["flags"] = list(self.flags)
-        if not self._timed or not self.rounds_s:
-            return found
-        value, throughput = self._value, self._summary.throughput
-        bounds = [bound for bound in (value.low, value.high) if bound is not None]
-        if self.cell.scenario == "latency":
-            found["round"] = "median time per batch of one repeat (a fresh process), s"
-            found["interval_s"] = [bound / 1e9 for bound in bounds] or None
-        else:
-            found["round"] = "time per image of one repeat (a fresh process), s"
-            found["interval_s"] = [1 / bound for bound in reversed(bounds)] or None
-        found["images_per_s"] = throughput.value
-        return found
-
-
-def axes(cell: Cell) -> dict[str, Any]:
-    """pytest-benchmark's ``params``, for ``--benchmark-group-by=param:batch_size``."""
-    known: dict[str, Any] = msgspec.to_builtins(cell)
-    return {**known.pop("options"), **known}
 
 
 def replay(durations_s: Sequence[float]) -> Callable[[], float]:

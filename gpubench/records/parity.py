@@ -113,11 +113,12 @@ def over_repeats(checks: Sequence[Parity]) -> Parity | None:
     """
     if not checks:
         return None
-    worst = min(checks, key=lambda p: (p.passed, -_finite(p)))
-    most = max(checks, key=lambda p: (p.labelled, -p.correct, -p.correct5))
+    most = max(checks, key=_labels)
     apart = max(checks, key=lambda p: p.disagreeing)
     return replace(
-        worst,
+        max(checks, key=_finite),
+        top1_agreement=min(p.top1_agreement for p in checks),
+        passed=all(p.passed for p in checks),
         labelled=most.labelled,
         correct=most.correct,
         correct5=most.correct5,
@@ -162,6 +163,11 @@ def _finite(parity: Parity) -> float:
     return math.inf if parity.relative_error is None else parity.relative_error
 
 
+def _labels(check: Parity | PipelineCheck) -> tuple[int, int, int]:
+    """Largest of what asked about the most labelled images, of equals of the worst."""
+    return check.labelled, -check.correct, -check.correct5
+
+
 class PipelineCheck(Struct, frozen=True, kw_only=True):
     """Boundary ``pipeline``: the whole pipeline, from encoded bytes, against the reference's.
 
@@ -185,14 +191,19 @@ class PipelineCheck(Struct, frozen=True, kw_only=True):
 
 
 def worst_pipeline(checks: Iterable[PipelineCheck | None]) -> PipelineCheck | None:
-    """Over replicas, which are all asked the same: the worst of everything; None without any."""
+    """Over replicas, or repeats: the worst of everything; None without any.
+
+    Accuracy is that of the repeat that asked about the most images, as of `over_repeats`.
+    """
     found = [check for check in checks if check is not None]
     if not found:
         return None
+    most = max(found, key=_labels)
     return replace(
         min(found, key=lambda check: (check.passed, check.top1_agreement)),
         max_difference=max(check.max_difference for check in found),
         mean_difference=max(check.mean_difference for check in found),
-        correct=min(check.correct for check in found),
-        correct5=min(check.correct5 for check in found),
+        labelled=most.labelled,
+        correct=most.correct,
+        correct5=most.correct5,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import chain
 from statistics import median
 from typing import Annotated, Any, Literal
 
@@ -194,9 +195,18 @@ class Record(Struct, frozen=True, kw_only=True):
         rates = self.replica_rates()
         return sum(rates) if rates else None
 
+    def latencies_ns(self) -> list[float]:
+        """Per-batch durations of all replicas and visits, while all replicas ran."""
+        each = (
+            s.batch_ns[inside]
+            for visit in self.visits
+            for s, inside in zip(visit, samples.window_slices(visit), strict=True)
+        )
+        return list(chain.from_iterable(each))
+
     def median_ns(self) -> float | None:
         """Median ns per batch, of all visits together."""
-        found = [ns for visit in self.visits for ns in samples.latencies_ns(visit)]
+        found = self.latencies_ns()
         return median(found) if found else None
 
     def joules_per_image(self, *, above_idle: bool = False) -> float | None:
@@ -223,10 +233,18 @@ class Record(Struct, frozen=True, kw_only=True):
 
         None where a replica, or the driver, did not tell.
         """
+        each = [self.host_bytes()]
+        each += [self.device_bytes()] if self.cell.device == "cuda" else []
+        return sum(n or 0 for n in each) if all(each) else None
+
+    def host_bytes(self) -> int | None:
+        """Peak memory of all replicas on the host; None where one did not tell."""
         each = [s.peak_host_bytes for s in self.visits[-1]] if self.replicas else []
-        if self.cell.device == "cuda":
-            gpus = self.telemetry.get("gpus", [])
-            each += [gpu.get("own_memory_bytes_peak") or 0 for gpu in gpus] or [0]
+        return sum(each) if each and all(each) else None
+
+    def device_bytes(self) -> int | None:
+        """Peak memory of the replicas' processes on all GPUs; None where that was not told."""
+        each = [gpu.get("own_memory_bytes_peak") or 0 for gpu in self.telemetry.get("gpus", [])]
         return sum(each) if each and all(each) else None
 
     def value(self) -> float | None:

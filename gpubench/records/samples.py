@@ -19,7 +19,7 @@ Count = Annotated[int, Meta(ge=0, le=2**48)]
 # As every limit in a `Struct`, these hold for what is read, and are checked while it is decoded.
 
 SLACK_NS = 1_000_000
-"""Between its samples a replica spends a little time on the loop itself."""
+"""By which a sample may end after the window: what the loop takes between samples is not known."""
 
 JOB_DONE = "job done"
 """`Samples.stop_reason` of the replicas of a job (`Cell.dispatch` static or dynamic)."""
@@ -104,6 +104,14 @@ def window_ns(replicas: Sequence[Samples]) -> tuple[int, int] | None:
     return (start, end) if end > start else None
 
 
+def ends(s: Samples) -> list[float]:
+    """When each sample ended; what goes by between samples (the loop, or caches that are seen to)
+    is spread over them, in proportion."""
+    done = list(accumulate(s.durations_ns))
+    scale = (s.end_ns - s.start_ns) / done[-1] if done and done[-1] else 0.0
+    return [s.start_ns + scale * at for at in done]
+
+
 def window_slices(replicas: Sequence[Samples]) -> list[slice]:
     """Per replica, its samples that lie wholly inside the common window.
 
@@ -115,18 +123,10 @@ def window_slices(replicas: Sequence[Samples]) -> list[slice]:
         return [slice(None)] * len(replicas)
     slices = []
     for s in replicas:
-        ends = [s.start_ns + end for end in accumulate(s.durations_ns)]
-        first = bisect_left([s.start_ns, *ends], window[0])
-        slices.append(slice(first, max(first, bisect_right(ends, window[1] + SLACK_NS))))
+        times = ends(s)
+        first = bisect_left([s.start_ns, *times], window[0])
+        slices.append(slice(first, max(first, bisect_right(times, window[1] + SLACK_NS))))
     return slices
-
-
-def latencies_ns(replicas: Sequence[Samples]) -> list[float]:
-    """Per-batch durations of all replicas, while all of them ran."""
-    found: list[float] = []
-    for s, inside in zip(replicas, window_slices(replicas), strict=True):
-        found += s.batch_ns[inside]
-    return found
 
 
 def rates(replicas: Sequence[Samples], batch_size: int) -> list[float]:
@@ -140,21 +140,17 @@ def rates(replicas: Sequence[Samples], batch_size: int) -> list[float]:
     start, end = window
     found = []
     for s in replicas:
-        ends, batches = (list(accumulate(each)) for each in (s.durations_ns, s.batches))
-        scale = (s.end_ns - s.start_ns) / ends[-1] if ends and ends[-1] else 0.0
-        inside = 0.0
-        if scale > 0:
-            first, last = (_done(ends, batches, (at - s.start_ns) / scale) for at in (start, end))
-            inside = last - first
-        found.append(inside * batch_size * 1e9 / (end - start))
+        times, batches = [float(s.start_ns), *ends(s)], [0, *accumulate(s.batches)]
+        first, last = (_done(times, batches, at) for at in (start, end))
+        found.append((last - first) * batch_size * 1e9 / (end - start))
     return found
 
 
-def _done(ends: Sequence[int], batches: Sequence[int], at: float) -> float:
-    """How many batches are done at a time, where ``ends`` says when so many ``batches`` are; the
+def _done(times: Sequence[float], batches: Sequence[int], at: float) -> float:
+    """How many batches are done at a time, where so many ``batches`` are at each of ``times``; the
     sample that is not over counts in part."""
-    n = bisect_right(ends, at)
-    done, begin = (batches[n - 1], ends[n - 1]) if n else (0, 0)
-    if at <= 0 or n == len(ends):
-        return float(done)
-    return done + (batches[n] - done) * (at - begin) / (ends[n] - begin)
+    n = bisect_right(times, at)
+    if n in (0, len(times)):
+        return float(batches[n - 1]) if n else 0.0
+    share = (at - times[n - 1]) / (times[n] - times[n - 1])
+    return batches[n - 1] + (batches[n] - batches[n - 1]) * share

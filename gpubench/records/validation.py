@@ -107,7 +107,7 @@ def record(found: Record) -> None:
     if found.pipeline and found.pipeline.labelled < max(
         found.pipeline.correct, found.pipeline.correct5
     ):
-        raise ValueError("path: more right answers than labels")
+        raise ValueError("pipeline: more right answers than labels")
     for name in ("facts", "telemetry"):
         _plain(name, getattr(found, name))
     _plain("options", found.cell.options)

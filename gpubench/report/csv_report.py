@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -111,7 +112,7 @@ def _metrics(s: Summary, base: Summary | None) -> Iterator[tuple[str, str, Estim
     if s.timed:
         for name in ("open_ns", "first_inference_ns"):
             each = [max(getattr(x, name) for x in r.replicas) for r in s.timed]
-            middle = Estimate(value=sorted(each)[len(each) // 2], n=len(each))
+            middle = Estimate(value=median(each), n=len(each))
             yield name.removesuffix("_ns").replace("_", " "), "ns", middle
     for gauge in GAUGES:
         if (value := peak(s, gauge)) is not None:

@@ -180,6 +180,19 @@ def full(value: Any, unit: str) -> str:
     return shown.words()
 
 
+EVERY = "In every row: "
+"""How the note of a table on what all of its rows share begins (`tables.table.with_axes`)."""
+
+
+def with_shared(notes: Sequence[str], shared: Sequence[str]) -> list[str]:
+    """``notes`` of a table; the one on what all rows share says ``shared``, too."""
+    if not shared:
+        return [*notes]
+    at = next((n for n, note in enumerate(notes) if note.startswith(EVERY)), len(notes))
+    known = [note.removeprefix(EVERY).removesuffix(".") for note in notes[at : at + 1]]
+    return [*notes[:at], f"{EVERY}{', '.join([*known, *shared])}.", *notes[at + 1 :]]
+
+
 def flagged(*summaries: Summary, before: str = "; ") -> str:
     """'; flagged DRIFT'; '' without a flag."""
     flags = flags_of(*summaries)
@@ -200,6 +213,31 @@ def meaning(flag: str) -> str:
     return {**STATUSES, **FLAGS}.get(flag, "some repeats broke: see skips and failures")
 
 
+def unusual(c: Cell) -> dict[str, str]:
+    """Axis -> words, of what is not the default of its axis: {'cache': 'cold cache'}."""
+    path = c.boundary == "pipeline"
+    words = {
+        "per device": f"{c.replicas_per_device} per device" if c.replicas_per_device > 1 else "",
+        "cache": f"{c.cache} cache" if c.cache != "warm" else "",
+        "sharing": c.sharing if c.sharing != "auto" else "",
+        "input": f"{c.input} input" if c.input != "float32" else "",
+        "dispatch": c.dispatch if c.dispatch != "independent" else "",
+        "decoder": f"{c.decoder} decoding" if path else "",
+        "loader": c.loader if path and c.loader != "auto" else "",
+        "loading cores": f"{c.loader_cores} loading" if c.loader_cores else "",
+    }
+    return {axis: word for axis, word in words.items() if word}
+
+
+def options(c: Cell) -> list[str]:
+    """['num_streams=2'], sorted."""
+    return [f"{k}={v}" for k, v in sorted(c.options.items())]
+
+
+WHERE = ("-o", "--output", "--resume")
+"""Options that say where results go."""
+
+
 def command(header: Header, key: str = "KEY") -> str:
     """The command that measures one cell again: the run's own, with only this cell.
 
@@ -208,15 +246,18 @@ def command(header: Header, key: str = "KEY") -> str:
     search: the one that searches again, as no suite file holds its cells.
     """
     if header.pairing or header.search:
-        return _again(header, ("-o", "--output", "--resume", "--json"))
-    return _again(header, ("-o", "--output", "--resume", "--cell", "--require"), "--cell", key)
+        return _again(header, (*WHERE, "--json"))
+    return _again(header, (*WHERE, "--cell", "--require"), "--cell", key)
+
+
+NOT_OF_AB = (*WHERE, "--repeats", "--ray", "--ship", "--insecure-cluster")
+"""Options of a run that an A/B has not."""
 
 
 def decide(header: Header, best: Cell, rival: Cell) -> str:
     """The A/B that tells the run's best cell from its ``rival`` of another backend, at the same
     batch size and number of replicas; each arm with its own precision and options."""
-    drop = ["-o", "--output", "--resume", "--cell", "--require", "--backend", "--batch-size",
-            "--replicas", "--repeats", "--ray", "--ship", "--insecure-cluster"]  # fmt: skip
+    drop = [*NOT_OF_AB, "--cell", "--require", "--backend", "--batch-size", "--replicas"]
     only = ["--batch-size", str(best.batch_size), "--replicas", str(best.replicas)]
     arms = {"--baseline": (rival, [f"backend={rival.backend}"]),
             "--candidate": (best, [f"backend={best.backend}"])}  # fmt: skip
@@ -235,9 +276,14 @@ def decide(header: Header, best: Cell, rival: Cell) -> str:
     return _again(header, drop, *only, verb="ab")
 
 
+def against(header: Header, commit: str) -> str:
+    """The A/B of this run's suite, whatever was typed of it, against a ``commit`` of its files."""
+    return _again(header, NOT_OF_AB, "--baseline-ref", commit, verb="ab")
+
+
 def resume(header: Header, out: str | Path) -> str:
     """The command that goes on with this run, whose results are in ``out``."""
-    return _again(header, ("-o", "--output", "--resume"), "--resume", "-o", str(out))
+    return _again(header, WHERE, "--resume", "-o", str(out))
 
 
 def _again(header: Header, drop: Sequence[str], *extra: str, verb: str = "") -> str:
@@ -246,15 +292,22 @@ def _again(header: Header, drop: Sequence[str], *extra: str, verb: str = "") -> 
     if words[:1] == ["pytest"] and not verb:
         return shlex.join(words)
     own = "ab" if header.pairing else "tune" if header.search else "run"
-    words = words[words.index(own) + 1 :] if own in words else [header.suite.name]
+    typed = words[1] if len(words) > 1 else ""
+    if typed in ((own,) if verb else (own, "tune", "bisect", "fleet")):
+        return again([verb or typed, *words[2:]], drop, *extra)
+    return again([verb or own, header.suite.name], drop, *extra)
+
+
+def again(words: Sequence[str], drop: Sequence[str], *extra: str) -> str:
+    """The command line of these ``words``, without the options ``drop``, and with ``extra``."""
     kept: dict[bool, list[str]] = {False: [], True: []}
     for name, group in _options(words):
         if name not in drop:
             kept[name == "--"] += group
-    return shlex.join(["gpubench", verb or own, *kept[False], *extra, *kept[True]])
+    return shlex.join(["gpubench", *kept[False], *extra, *kept[True]])
 
 
-_ALONE = ("--quiet", "--resume", "--json", "--ship", "--insecure-cluster")
+ALONE = ("--quiet", "--resume", "--json", "--github", "--ship", "--insecure-cluster")
 """Options without a value."""
 
 
@@ -271,7 +324,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             yield word, [word, *left]
         elif word.startswith("--"):
             name, attached, _ = word.partition("=")
-            alone = attached or name in _ALONE
+            alone = attached or name in ALONE
             yield name, [word, *([] if alone else islice(left, 1))]
         elif word.startswith("-") and word != "-":
             rest = word[1:].lstrip("q")

@@ -15,7 +15,6 @@ from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, summarise
 from gpubench.analysis.tables.run import of_cells
 from gpubench.analysis.tables.table import Column, Part, Table
-from gpubench.records import samples
 from gpubench.records.reader import read_all
 from gpubench.records.record import Record, RecordFile
 from gpubench.report.csv_report import CELL, cell_values
@@ -212,7 +211,7 @@ def _repeat(s: Summary, r: Record) -> dict[str, Any]:
 
 def _timings(r: Record) -> dict[str, Any]:
     """From the samples that lie in the common window of all replicas, over all visits."""
-    inside = [ns for visit in r.visits for ns in samples.latencies_ns(visit)]
+    inside = r.latencies_ns()
     every = [x for visit in r.visits for x in visit]
     told: dict[str, Any] = {
         "images_per_s": r.images_per_s(), "samples": len(inside),
@@ -222,7 +221,7 @@ def _timings(r: Record) -> dict[str, Any]:
         "prepare_ns": sum(r.prepare_ns.values()),
         "open_ns": max(x.open_ns for x in r.replicas),
         "first_inference_ns": max(x.first_inference_ns for x in r.replicas),
-        "peak_host_bytes": sum(x.peak_host_bytes for x in r.replicas) or None,
+        "peak_host_bytes": r.host_bytes(),
         "peak_bytes": r.peak_bytes(), "joules_per_image": r.joules_per_image(),
         "joules_per_image_above_idle": r.joules_per_image(above_idle=True),
     }  # fmt: skip

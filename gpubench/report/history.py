@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from gpubench import escape
 from gpubench.analysis.history.changepoints import SHORTEST
 from gpubench.analysis.history.trend import Change, Point, Trend
+from gpubench.analysis.stats import Estimate
 from gpubench.analysis.tables.table import Column, Table
 from gpubench.errors import InputError
 from gpubench.report import formatting
-from gpubench.report.sections.compare import log_cost, percent, shares
+from gpubench.report.sections.compare import log_cost, percent, share
 from gpubench.suite.types import Rule
 from gpubench.units import count
 
@@ -70,10 +71,12 @@ def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
     if seen:
         lines.append(f"Lasting changes of {percent(min(seen))} or more would be seen "
                      f"({percent(max(seen))} in the noisiest cell).")  # fmt: skip
-    moved = [f"{name}: {said}." for name, t in zip(names(trends), trends, strict=True)
-             for said in gradual(t)]  # fmt: skip
+    moved = [f"{name}: {'; '.join(told)}." for name, t in zip(names(trends), trends, strict=True)
+             if (told := gradual(t))]  # fmt: skip
     lines += moved[:MOST]
-    lines += [f"{len(moved) - MOST} more cells drift or have two states."] if moved[MOST:] else []
+    if moved[MOST:]:
+        others = count(len(moved) - MOST, "more cell")
+        lines.append(f"{others} with a drift, or with two states.")
     worst = trends[0]
     if worst.behind > rule.delta:
         said = next((f"; {_said(worst, c)}" for c in reversed(worst.changes) if c.slower), "")
@@ -98,8 +101,8 @@ def headline(trends: Sequence[Trend], rule: Rule) -> list[str]:
 def gradual(t: Trend) -> list[str]:
     """What it did besides changes: 'drifts by +5.0 % [+4.7, +5.3] over 40 runs, up to run-70'."""
     said = [
-        f"drifts by {shares(*log_cost(d.ratio.value or 1.0, d.ratio.low, d.ratio.high, t.latency))}"
-        f" over {count(d.last - d.first, 'run')}, up to {t.points[d.last].run}"
+        f"drifts by {_effect(t, d.ratio)} over {count(d.last - d.first, 'run')}, "
+        f"up to {t.points[d.last].run}"
         for d in t.drifts
     ]
     if two := t.states:
@@ -157,7 +160,7 @@ def tables(trends: Sequence[Trend], rule: Rule) -> list[Table]:
     """Changes (where there are any) and runs: a row per run and cell, worst cell first."""
     pairs = list(zip(names(trends), trends, strict=True))
     changes = [
-        [_side(c), name, _effect(t, c), formatting.full(c.before, t.unit),
+        [_side(c), name, _effect(t, c.ratio), formatting.full(c.before, t.unit),
          formatting.full(c.after, t.unit), _when(p), p.run, _commit(p),
          " and ".join(t.points[i].run for i in c.between), f"{c.p:.2g}"]
         for name, t in pairs for c in t.changes for p in [t.points[c.at]]
@@ -197,9 +200,10 @@ def _side(c: Change) -> str:
     return "slower" if c.slower else "faster"
 
 
-def _effect(t: Trend, c: Change) -> str:
+def _effect(t: Trend, ratio: Estimate) -> str:
     """Change of the cost: '+5.3 % [+4.1, +6.6]'."""
-    return shares(*log_cost(c.ratio.value or 1.0, c.ratio.low, c.ratio.high, t.latency))
+    logs = log_cost(ratio.value or 1.0, ratio.low, ratio.high, t.latency)
+    return formatting.full(share(*logs), "amount")
 
 
 def _against(t: Trend, p: Point) -> str:
@@ -223,7 +227,7 @@ def _said(t: Trend, c: Change) -> str:
     """'+5.3 % [+4.1, +6.6] since 2026-01-05 12:00 (run 1f00, commit abc1234567)'."""
     p = t.points[c.at]
     commit = f", commit {_commit(p)}" if p.commit else ""
-    return f"{_effect(t, c)} since {_when(p)} (run {p.run}{commit})"
+    return f"{_effect(t, c.ratio)} since {_when(p)} (run {p.run}{commit})"
 
 
 # ------------------------------------------------------------------------------ formats
@@ -243,10 +247,7 @@ def parts(trends: Sequence[Trend], rule: Rule, notes: Sequence[str] = ()) -> lis
 def _text(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
     from gpubench.report import terminal
 
-    console = terminal.plain()
-    for part in parts(trends, rule, notes):
-        console.print(part)
-    return terminal.printed(console)
+    return terminal.printed(parts(trends, rule, notes))
 
 
 def _markdown(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
@@ -271,7 +272,8 @@ def _html(trends: Sequence[Trend], rule: Rule, notes: Sequence[str]) -> str:
 
     cells = [
         {"name": name, "index": i, "open": i < (CHANGED if t.changes else OPEN),
-         "n": len(t.points), "notes": [*(_said(t, c) for c in t.changes), *gradual(t)]}
+         "runs": count(len(t.points), "run"),
+         "notes": [*(_said(t, c) for c in t.changes), *gradual(t)]}
         for i, (name, t) in enumerate(zip(names(trends), trends, strict=True))
     ]  # fmt: skip
     return templating.fill(

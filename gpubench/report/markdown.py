@@ -90,12 +90,11 @@ def comparison(
     comparisons: Sequence[Comparison],
     *,
     rule: Rule | None = None,
-    everything: bool = False,
     code: int | None = None,
 ) -> str:
     """The verdict first, then a row per cell, worst first; unchanged rows folded.
 
-    ``rule``, ``everything`` and ``code``: as for the terminal (`report.terminal.comparison`).
+    ``rule`` and ``code``: as for the terminal (`report.terminal.comparison`).
     """
     rule = rule or Rule()
     lines = [f"**{escape(compare.headline(comparisons, rule, code))}**", ""]
@@ -103,8 +102,6 @@ def comparison(
         return "\n".join(lines)
     lines += [compare.counted(comparisons), ""]
     changed, unchanged = compare.split(comparisons)
-    if everything:
-        changed, unchanged = changed + unchanged, []
     open_, shut = (compare.table(rows, comparisons) for rows in (changed, unchanged))
     lines += [*table_rows(open_, open_.rows), ""] if changed else []
     if unchanged:

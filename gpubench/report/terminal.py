@@ -62,8 +62,6 @@ NARROW = {
 """Below so many columns, these of a comparison's; the others move to a line of words."""
 MOST = 10
 """Lines on pipelines at the end of a run."""
-SAME = "In every row: "
-"""How the note of `gpubench.analysis.tables.table.with_axes` begins."""
 SKIPS = ("unavailable", "unsupported")
 LEFT_OUT = ("limited by", "one replica owns")
 """Columns of the scaling table that would break the others; causes are told below the table."""
@@ -78,56 +76,41 @@ def render(
 
     ``evidence``: of a search, the A/B of what it recommends. ``keys``: of cells, for ``--cell``.
     """
-    console = plain()
     summaries, view = compare.view(files)
+    parts: list[RenderableType] = []
     if view:
-        console.print(comparison(view.rows, rule=view.rule))
-        console.print()
+        parts += [comparison(view.rows, rule=view.rule), Text()]
     found = diagnose(summaries)
-    for line in recommendation.told(files, evidence):
-        console.print(text(line))
-    console.print(_answers(answers.told(files, summaries, found)))
-    for line in formatting.differences(files):
-        console.print(text(line))
+    parts += map(text, recommendation.told(files, evidence))
+    parts.append(_answers(answers.told(files, summaries, found)))
+    parts += map(text, formatting.differences(files))
     for made in of_cells(summaries, found):
-        console.print()
+        parts.append(Text())
         if made.title == FAILED:
-            console.print(_problems(made, summaries, keys))
+            parts.append(_problems(made, summaries, keys))
         else:
-            console.print(_stages(made, summaries) if made.title == STAGES else grid(made, keys))
+            parts.append(_stages(made, summaries) if made.title == STAGES else grid(made, keys))
         if made.title == SCALING and (short := scaling.shown(found)):
-            console.print(_shortfalls(short))
-    for group in wrong_answers.groups(summaries):
-        console.print(_differing(group))
-    for line in headline.marks(summaries):
-        console.print(text(line))
+            parts.append(_shortfalls(short))
+    parts += map(_differing, wrong_answers.groups(summaries))
+    parts += map(text, headline.marks(summaries))
+    where = "" if keys else " (gpubench report --keys shows them)"
     for file in files:
-        for line in formatting.nodes(file.header.nodes):
-            console.print(text(line))
-        console.print(text(f"Raw records: {file.path}"))
-        where = "" if keys else " (gpubench report --keys shows them)"
-        console.print(text(f"Run a cell again: {formatting.command(file.header)}{where}"))
-        for note in file.notes:
-            console.print(text(f"Note on {file.path}: {note}"))
-    return printed(console)
+        parts += map(text, formatting.nodes(file.header.nodes))
+        parts.append(text(f"Raw records: {file.path}"))
+        parts.append(text(f"Run a cell again: {formatting.command(file.header)}{where}"))
+        parts += (text(f"Note on {file.path}: {note}") for note in file.notes)
+    return printed(parts)
 
 
-def plain() -> Console:
-    """What takes plain text, as wide as the terminal (140 columns where there is none)."""
-    width = max(80, shutil.get_terminal_size((140, 50)).columns)
-    return Console(
-        file=io.StringIO(),
-        width=width,
-        color_system=None,
-        legacy_windows=False,
-        force_jupyter=False,
-    )
-
-
-def printed(console: Console) -> str:
-    """All that such a console was given."""
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
-    return escape.terminal(text)  # a long word may have been broken before '::'
+def printed(parts: Sequence[RenderableType]) -> str:
+    """As plain text, as wide as the terminal (140 columns where there is none)."""
+    out, width = io.StringIO(), max(80, shutil.get_terminal_size((140, 50)).columns)
+    console = Console(file=out, width=width, color_system=None, legacy_windows=False,
+                      force_jupyter=False)  # fmt: skip
+    for part in parts:
+        console.print(part)
+    return escape.terminal(out.getvalue())  # a long word may have been broken before '::'
 
 
 def text(words: str, style: str = "") -> Text:
@@ -188,12 +171,8 @@ def grid(table: Table, keys: bool = False) -> RenderableType:
         whole=[c.unit == "key" or c.name in ("backend", "what") for c in columns],
         first=max(1, sum(1 for _ in takewhile(lambda c: c.name in (*AXES, "run"), columns))),
     )  # fmt: skip
-    same = ", ".join(f"{table.columns[n].name} {table.rows[0][n]}" for n in sorted(alike))
-    notes = [*table.notes, *([_NO_INTERVALS] if single else [])]
-    if same and not any(note.startswith(SAME) for note in notes):
-        notes.append(f"{SAME}{formatting.line(same)}.")
-    elif same:
-        notes = [note.replace(SAME, f"{SAME}{formatting.line(same)}, ", 1) for note in notes]
+    same = [f"{table.columns[n].name} {table.rows[0][n]}" for n in sorted(alike)]
+    notes = formatting.with_shared([*table.notes, *([_NO_INTERVALS] if single else [])], same)
     return Group(made, *(text(note, "dim") for note in notes))
 
 
@@ -275,8 +254,8 @@ def _compared(files: Sequence[RecordFile], timed: Sequence[Summary]) -> list[Ren
             rows.append(name)
             styles.append("bold")
         for s in sorted(group, key=_cost):
-            options = [f"{k}={v}" for k, v in sorted(s.cell.options.items())]
-            words = [" ".join([s.cell.backend, *options]), *([] if beside or not name else [name])]
+            words = [" ".join([s.cell.backend, *formatting.options(s.cell)]),
+                     *([] if beside or not name else [name])]  # fmt: skip
             row = {"cell": formatting.line(", ".join(words))}
             if latencies:
                 row["p50"] = short(s.p50, "ns") if s in latencies else formatting.NOTHING
@@ -320,22 +299,14 @@ def _folded(rows: Sequence[dict[str, str] | str]) -> str:
 def _axes(s: Summary) -> dict[str, str]:
     """In words what a cell and its baseline have in common."""
     c = s.cell
-    words = {
+    return {
         "model": f"{title(c.model)} ({c.weights})", "images": f"images {c.images}",
-        "device": c.device,
-        "precision": c.precision, "scenario": c.scenario, "boundary": c.boundary,
-        "input": f"{c.input} input" if c.input != "float32" else "",
-        "decoder": c.decoder if c.boundary == "pipeline" else "",
-        "loader": c.loader if c.boundary == "pipeline" and c.loader != "auto" else "",
-        "batch": f"batch {c.batch_size}", "replicas": units.count(c.replicas, "replica"),
-        "shared": f"{c.replicas_per_device} per device" if c.replicas_per_device > 1 else "",
-        "cache": f"{c.cache} cache" if c.cache != "warm" else "",
-        "sharing": c.sharing if c.sharing != "auto" else "",
-        "dispatch": c.dispatch if c.dispatch != "independent" else "",
-        "cores": f"{units.count(c.cores, 'core')} each" if c.cores else "",
-        "loading": f"{c.loader_cores} loading" if c.loader_cores else "", "run": f"run {s.run}",
+        "device": c.device, "precision": c.precision, "scenario": c.scenario,
+        "boundary": c.boundary, "batch": f"batch {c.batch_size}",
+        "replicas": units.count(c.replicas, "replica"), **formatting.unusual(c),
+        **({"cores": f"{units.count(c.cores, 'core')} each"} if c.cores else {}),
+        "run": f"run {s.run}",
     }  # fmt: skip
-    return {axis: word for axis, word in words.items() if word}
 
 
 def _cost(s: Summary) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -42,7 +42,7 @@ from gpubench.run.bisect import setup as bisecting
 from gpubench.run.bisect.result import Bisection
 from gpubench.run.inspect import Inspected
 from gpubench.run.record_builder import claimed, directory
-from gpubench.run.results import Comparison, Fleet, Plan, Run, Search
+from gpubench.run.results import Comparison, Fleet, Plan, Run, Search, as_path
 from gpubench.run.tune import driver as searching
 from gpubench.run.tune import setup as tune_setup
 from gpubench.run.watcher import Silent, Watcher
@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 
 Place = str | Path
 Progress = bool | Watcher
-BASE = "quick"
-"""The shipped suite whose backends and policy a model gets that comes without a suite."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -160,16 +158,12 @@ def run(
         )
         job = replace(job, out=home or claimed(job.out))
         suite = job.plan.suite
-        cells = [word for key in chosen.get("cell") or () for word in ("--cell", key)]
-        typed = command or ["gpubench", "run", str(job.out / f"{suite.name}.toml"), *cells]
+        said = {"require": job.required and [*job.required], "cell": tuple(chosen.get("cell", ()))}
+        place = str(job.out / f"{suite.name}.toml")
+        typed = command or ["gpubench", "run", place, *setup.options(said)]
         job = replace(job, header=_typed(job.header, typed))
-        try:
-            with shows.shown(progress) as watcher:
-                found = driver.run(job, watcher, cluster)
-        except KeyboardInterrupt as error:
-            _beside(suite, job.out)
-            raise Interrupted(job.out, job.header) from error
-        _beside(suite, job.out)
+        with _watched(progress, job.out, job.header, suite) as watcher:
+            found = driver.run(job, watcher, cluster)
     return Run(job.out, found)
 
 
@@ -224,6 +218,7 @@ def ab(
     suite_or_model, overrides = _held(suite_or_model), _held(overrides)
     margin = None if delta is None else goal.percentage("--delta", str(delta))
     chance = goal.percentage("--alpha", str(alpha), MOST_ALPHA)
+    _check("--suite-from", suite_from, ab_setup.SuiteFrom)
     judged = gate.words(metric)
     gate.parse(judged)  # before anything is made
     limit = goal.seconds("--budget", str(budget))
@@ -259,21 +254,20 @@ def ab(
         job, specs = asked(home)
         job = replace(job, out=home or claimed(job.out))
         suite = replace(job.sides[1].plan.suite, name=job.sides[0].plan.suite.name)
-        typed = command or [
-            "gpubench",
-            "ab",
-            str(job.out / f"{suite.name}.toml"),
-            *(word for s in specs for word in (s.option, s.words) if s.words),
-        ]
+        said = {
+            "baseline": specs[0].words or None, "candidate": specs[1].words or None,
+            "baseline_python": baseline_python, "candidate_python": candidate_python,
+            "baseline_ref": baseline_ref, "candidate_ref": candidate_ref,
+            "suite_from": suite_from, "delta": delta, "metric": tuple(judged), "alpha": alpha,
+            "budget": budget, "require": job.required and [*job.required],
+            "cell": tuple(file.listed(_plain(overrides.get("cell", ())))),
+        }  # fmt: skip
+        place = str(job.out / f"{suite.name}.toml")
+        typed = command or ["gpubench", "ab", place, *setup.options(said)]
         sides = [replace(side, header=_typed(side.header, typed)) for side in job.sides]
         job = replace(job, sides=(sides[0], sides[1]))
-        try:
-            with shows.shown(progress) as watcher:
-                files = pairs.run(job, watcher)
-        except KeyboardInterrupt as error:
-            _beside(suite, job.out)
-            raise Interrupted(job.out, job.sides[1].header) from error
-        _beside(suite, job.out)
+        with _watched(progress, job.out, job.sides[1].header, suite) as watcher:
+            files = pairs.run(job, watcher)
     return Comparison(job.out, files)
 
 
@@ -322,47 +316,50 @@ def tune(
         "min_top1_agreement": _share("--min-agreement", min_agreement),
         "min_accuracy": _share("--min-accuracy", min_accuracy),
         "max_accuracy_drop": _within(
-            "--max-accuracy-drop", max_accuracy_drop, 100, "0 to 100 points, such as 1"
+            "--max-accuracy-drop", max_accuracy_drop, int | float, 100, "0 to 100 points, such as 1"
         ),
         "accuracy_images": _within(
-            "--accuracy-images",
-            accuracy_images,
-            MOST_IMAGES,
+            "--accuracy-images", accuracy_images, int, MOST_IMAGES,
             f"a whole number up to {MOST_IMAGES}, such as 256",
         ),
-    }
+    }  # fmt: skip
     words, chosen = gate.words(baseline), _held(chosen)
+    said = {
+        "objective": objective, "max_latency": tuple(gate.words(max_latency)),
+        "min_throughput": min_throughput, "max_memory": max_memory, "max_energy": max_energy,
+        "min_agreement": min_agreement, "min_accuracy": min_accuracy,
+        "max_accuracy_drop": max_accuracy_drop, "accuracy_images": accuracy_images,
+        "budget": budget, "baseline": tuple(words), "seed": seed,
+    }  # fmt: skip
 
     def job_in(home: Path | None) -> searching.TuneJob:
         asked = _replaced(chosen | {"model": model, "boundary": boundary}, home)
         asked |= {
             key: file.listed(asked[key]) for key in (*tune_setup.AXES, "option") if key in asked
         }
-        return tune_setup.job(
+        job = tune_setup.job(
             asked, goal.Goal(goal.metric("--objective", objective), tuple(limits)), floors,
             budget_s=goal.seconds("--budget", str(budget)), seed=seed, baseline=words,
             cache_dir=_path(cache_dir), output=home, resume=resume,
         )  # fmt: skip
+        given = said | asked | {"model": None, "option": tuple(asked.get("option", ()))}
+        network = job.header.suite.workload.model
+        typed = command or ["gpubench", "tune", network, *setup.options(given)]
+        return replace(job, header=_typed(job.header, typed))
 
     def suites(home: Path) -> list[Checked]:
         return [job_in(home).header.suite]
 
     with _home([model], chosen, output, resume and suites) as home:
         job = job_in(home)
-        network = job.header.suite.workload.model
-        typed = command or ["gpubench", "tune", network, "--budget", str(budget),
-                            "--objective", objective]  # fmt: skip
-        job = replace(job, out=home or claimed(job.out), header=_typed(job.header, typed))
+        job = replace(job, out=home or claimed(job.out))
         if searching.finished(job):
             outcome = searching.outcome(job)
             with shows.shown(progress) as watcher:
                 watcher.said(f"{job.out}: this search is over; its result:")
             return Search(job.out, outcome.file, outcome.evidence)
-        try:
-            with shows.shown(progress) as watcher:
-                outcome = searching.run(job, watcher)
-        except KeyboardInterrupt as error:
-            raise Interrupted(job.out, job.header) from error
+        with _watched(progress, job.out, job.header) as watcher:
+            outcome = searching.run(job, watcher)
     found, evidence = outcome.file, outcome.evidence
     save_report(job.out, render([found], "html", evidence))
     try:
@@ -390,14 +387,14 @@ def deploy(
     what was made: ``cell``, ``preprocessing``, ``parity``, ``files``. Raises InputError;
     GpubenchError for what cannot be made here, or answers wrongly; then nothing is written.
     """
-    out = Path(output)
+    out = as_path(output)
     deploying.free(out)
     with tempfile.TemporaryDirectory() as scratch:
         source, chosen = _words(suite_or_model, overrides, Path(scratch))
         session = setup.session(source, chosen, _path(cache_dir), out)
         suite = source if isinstance(source, str) else str(source.path)
         with shows.shown(progress) as watcher:
-            return deploying.deploy(session, suite, out, watcher.said)
+            return deploying.deploy(session, suite, out, watcher)
 
 
 def inspect(model: Any, *, cache_dir: Place | None = None, **overrides: Any) -> Inspected:
@@ -448,18 +445,15 @@ def bisect(
         Rule(delta=max(margin, sys.float_info.epsilon)), goal.seconds("--budget", str(budget)),
         Cache(_path(cache_dir)).root, _path(output), resume, name,
     )  # fmt: skip
-    try:
-        with shows.shown(progress) as watcher:
-            return Bisection(job, bisect_driver.run(job, watcher))
-    except KeyboardInterrupt as error:
-        raise Interrupted(job.out) from error
+    with _watched(progress, job.out) as watcher:
+        return Bisection(job, bisect_driver.run(job, watcher))
 
 
 def fleet(
     suite_or_model: Any,
     cluster: Cluster,
     *,
-    per: Literal["gpu", "node"] = "gpu",
+    per: machines.Per = "gpu",
     baseline: str = "",
     price: str | Mapping[str, float] | None = None,
     output: Place | None = None,
@@ -480,8 +474,7 @@ def fleet(
     """
     if resume and output is None:
         raise InputError("--resume: say which runs to go on with: -o DIR")
-    if isinstance(price, Mapping):
-        price = ",".join(f"{name}={amount}" for name, amount in price.items())
+    _check("--per", per, machines.Per)
     costs = machines.prices(price)
     with _home([suite_or_model], overrides, output, False) as home:
         source, chosen = _words(suite_or_model, overrides, home)
@@ -518,8 +511,8 @@ def selftest(
     it, for the A/A history from which `compare` takes its alarm limits.
     """
     chosen = _in_words("self-test", suite, overrides)
-    if not 0 < minutes < 24 * 60:
-        raise InputError(f"--minutes {minutes:g}: expected more than 0 and less than a day")
+    if not (isinstance(minutes, int | float) and 0 < minutes < 24 * 60):
+        raise InputError(f"--minutes {minutes!r}: expected more than 0 and less than a day")
     rule = Rule(delta=goal.percentage("--delta", str(delta)))
     say = progress if callable(progress) else escape.tell if progress else Silent().said
     return testing.run(str(suite), minutes, chosen, rule, _path(cache_dir), say)
@@ -631,9 +624,9 @@ def _is_model(words: str) -> bool:
 
 
 def _of_model(model: str, name: str) -> file.Draft:
-    """Suite `BASE`, with another model and one replica."""
+    """Suite `setup.PLAIN`, with another model and one replica."""
     known = catalog()
-    like = file.read(BASE, known).data
+    like = file.read(setup.PLAIN, known).data
     axes = like["axes"] | {"replicas": 1}
     data = {"axes": axes, "policy": like["policy"], "workload": {"model": str(model)}}
     return file.draft(Path(f"{name}.toml"), data, known)
@@ -729,8 +722,14 @@ def _share(option: str, value: float | str | None) -> float | None:
     return part
 
 
-def _within(option: str, value: float | None, most: int, expected: str) -> float | None:
-    if value is not None and not (isinstance(value, int | float) and 0 <= value <= most):
+def _check(option: str, word: str, known: Any) -> None:
+    """Raises InputError unless it is a ``word`` of the Literal ``known``."""
+    if word not in get_args(known):
+        raise InputError(f"{option} {word!r}: expected {' or '.join(get_args(known))}")
+
+
+def _within(option: str, value: Any, kind: Any, most: int, expected: str) -> Any:
+    if value is not None and not (isinstance(value, kind) and 0 <= value <= most):
         raise InputError(f"{option} {value!r}: expected {expected}")
     return value
 
@@ -739,9 +738,7 @@ def _within(option: str, value: float | None, most: int, expected: str) -> float
 
 
 def _path(place: Place | None) -> Path | None:
-    if not isinstance(place, str | Path | None):
-        raise InputError(f"{place!r}: expected the path of a directory")
-    return None if place is None else Path(place)
+    return None if place is None else as_path(place)
 
 
 def _typed(header: Header, command: Sequence[str]) -> Header:
@@ -749,10 +746,22 @@ def _typed(header: Header, command: Sequence[str]) -> Header:
     return replace(header, command=[*command], environment=environment)
 
 
-def _beside(suite: Checked, place: Path) -> None:
-    """The suite's file in the run's directory, unless there is one of its name."""
-    if not (path := place / f"{suite.name}.toml").exists():
+@contextmanager
+def _watched(
+    progress: Progress, place: Path, header: Header | None = None, suite: Checked | None = None
+) -> Iterator[Watcher]:
+    """Who is told meanwhile. Of what ends or is interrupted the ``suite`` is kept in ``place``,
+    unless a file of its name is there."""
+    interrupt = None
+    try:
+        with shows.shown(progress) as watcher:
+            yield watcher
+    except KeyboardInterrupt as error:
+        interrupt = error
+    if suite and not (path := place / f"{suite.name}.toml").exists():
         _saved(suite, path)
+    if interrupt:
+        raise Interrupted(place, header) from interrupt
 
 
 def _saved(suite: Checked, path: Path) -> Path:

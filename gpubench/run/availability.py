@@ -39,11 +39,6 @@ decoder = functools.cache(decoders.get)
 """By name; looking through what is installed takes longer than a plan has for each of its cells."""
 
 
-def decoders_of(suite: Suite) -> list[str]:
-    """Names of those that it uses: none without boundary ``pipeline``."""
-    return sorted(suite.axes.decoder) if "pipeline" in suite.axes.boundary else []
-
-
 def parts(cell: Cell) -> list[str]:
     """What a machine may lack for it, as keys of `gpubench.run.inventory.Node.lacks`."""
     path = [named(cell.decoder)] if cell.boundary == "pipeline" else []
@@ -167,25 +162,19 @@ def broken(method: str, error: Exception) -> Lack:
     return Lack(f"its {method} failed: {error!r}", "report it to the backend's authors")
 
 
-def used(
-    backends: Mapping[str, Backend], decoders: Iterable[str], models: Iterable[str]
-) -> dict[str, Part]:
-    """All of them, and what the models come from and are made into, named as in `parts`."""
+def lacks(
+    backends: Mapping[str, Backend], decoders: Iterable[str] = (), models: Iterable[str] = ()
+) -> dict[str, Lack]:
+    """What of these, and of what the models come from and are made into, cannot run here, named as
+    in `parts`; and why."""
     read = [name for name, backend in backends.items() if backend.reads_onnx]
-    return (
+    used: dict[str, Part] = (
         dict(backends)
         | {named(name): decoder(name) for name in decoders}
         | {source(model): registry.of(model) for model in models}
         | {exported(name, model): Export(registry.of(model)) for model in models for name in read}
     )
-
-
-def lacks(
-    backends: Mapping[str, Backend], decoders: Iterable[str] = (), models: Iterable[str] = ()
-) -> dict[str, Lack]:
-    """What of these cannot run here, by `parts`, and why."""
-    found = used(backends, decoders, models).items()
-    return {name: why for name, part in found if (why := lack(part))}
+    return {name: why for name, part in used.items() if (why := lack(part))}
 
 
 def catalog() -> Catalog:
@@ -225,5 +214,6 @@ def backends_of(suite: Suite) -> dict[str, base.Backend]:
 
 
 def named_by(suite: Suite) -> tuple[dict[str, base.Backend], list[str], list[str]]:
-    """Its backends, decoders and models, as `used` and `lacks` take them."""
-    return backends_of(suite), decoders_of(suite), [suite.workload.model]
+    """Its backends, decoders and models, as `lacks` takes them."""
+    decoders = sorted(suite.axes.decoder) if "pipeline" in suite.axes.boundary else []
+    return backends_of(suite), decoders, [suite.workload.model]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -13,10 +12,10 @@ import msgspec
 
 from gpubench import __version__, escape
 from gpubench.analysis.summary import summarise
-from gpubench.errors import GpubenchError, InputError, RecordError, check_text
+from gpubench.errors import GpubenchError, InputError, RecordError, SuiteError, check_text
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.records import reader
-from gpubench.records.record import RECORDS, WEIGHTS_TAKEN, Record
+from gpubench.records.record import WEIGHTS_TAKEN, Record
 from gpubench.run import availability
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.agent.messages import Failure, Measure
@@ -32,7 +31,6 @@ from gpubench.workload import reference as ref
 
 DECODER = "pil"
 """Of cells whose boundary has none."""
-Say = Callable[[str], object]
 
 
 def one_cell(session: RunJob, suite: str) -> Cell:
@@ -77,7 +75,7 @@ def free(out: Path) -> None:
         raise InputError(f"-o {out}: not a folder; name a new one")
 
 
-def deploy(session: RunJob, suite: str, out: Path, say: Say) -> Manifest:
+def deploy(session: RunJob, suite: str, out: Path, watcher: Watcher) -> Manifest:
     """Make, check and write the deployment, whole or not at all.
 
     Raises InputError for a suite or a folder that does not serve, GpubenchError for an artefact
@@ -89,7 +87,7 @@ def deploy(session: RunJob, suite: str, out: Path, say: Say) -> Manifest:
     aside = _begin(out)
     log, named = Path(tempfile.mkdtemp(prefix="gpubench-deploy-")), False
     try:
-        made = _make(session, suite, cell, aside, log / "agent.log", say)
+        made = _make(session, suite, cell, aside, log / "agent.log", watcher)
         free(out)  # still
         aside.rename(out.absolute())
     except OSError as error:
@@ -116,17 +114,19 @@ def _begin(out: Path) -> Path:
     return aside
 
 
-def _make(session: RunJob, suite: str, cell: Cell, at: Path, log: Path, say: Say) -> Manifest:
+def _make(
+    session: RunJob, suite: str, cell: Cell, at: Path, log: Path, watcher: Watcher
+) -> Manifest:
     plan, backend = session.plan, session.backends[cell.backend]
     modules = availability.preload([cell], session.backends)
     with AgentClient(modules, session.cache_dir, log) as agent:
         broken = agent.start().errors
-        [ready] = prepare(agent, [cell], plan, session.backends, broken, _Telling(say))
+        [ready] = prepare(agent, [cell], plan, session.backends, broken, watcher)
         if isinstance(ready, NotReady):
             _refuse(cell, failed(cell, 0, ready.why, ()))
         assert isinstance(ready, Ready)  # noqa: S101  # for mypy
         artefact = Path(backend.export(Path(ready.artefact), at / manifest.MODEL))
-        say("checking the answers of what was written")
+        watcher.task(cell, "checking the answers of what was written", 0)
         cores = plan.cores_of(cell)
         reply = agent.ask(Measure(cell, _brief(session), str(artefact), ready.reference, cores))
     if isinstance(reply, Failure):
@@ -193,11 +193,8 @@ def _figures(session: RunJob, suite: str, now: Record) -> Measured | None:
     """What the run says whose records lie beside the suite, when it was measured here, and of the
     network that ``now`` is of."""
     cell = now.cell
-    beside = suite_file.find(suite).parent / RECORDS
-    if not beside.is_file():
-        return None
-    with suppress(RecordError):
-        file = reader.read(beside)
+    with suppress(SuiteError, RecordError):  # no suite's file, no run beside it
+        file = reader.read(suite_file.find(suite).parent)
         same = file.header.fingerprint == session.header.fingerprint
         for s in (s for s in summarise([file]) if same and s.key == cell.key and s.ranked):
             if any(r.contents.get("model") != now.contents.get("model") for r in s.records):
@@ -211,13 +208,3 @@ def _figures(session: RunJob, suite: str, now: Record) -> Measured | None:
                 images_per_s=s.throughput.value,
             )
     return None
-
-
-class _Telling(Watcher):
-    """What is being prepared, in words."""
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-
-    def task(self, cell: Cell | None, words: str, remaining_s: float) -> None:  # noqa: ARG002
-        self._say(f"preparing: {words}")

@@ -14,12 +14,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from msgspec import Struct
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from gpubench import escape, plugins, units
+from gpubench import plugins, units
 from gpubench.backends import base
+from gpubench.backends._inductor import compiler
+from gpubench.backends.onnxruntime import CUDA, REMEDIES
+from gpubench.cache import Cache
 from gpubench.errors import CacheError, InputError, Unavailable
 from gpubench.machine import cores, environment, processes
 from gpubench.machine.gpu import NO_GPU, WSL
@@ -28,9 +34,6 @@ from gpubench.machine.telemetry import energy
 from gpubench.pipeline.decoders import base as decoders_base
 from gpubench.run import availability
 from gpubench.run.results import Shown
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 Status = Literal["ok", "note", "warn", "missing", "broken"]
 
@@ -63,7 +66,25 @@ class Report(Shown, Struct, frozen=True):
         return [c for section in self.sections for c in section.checks if c.status == "broken"]
 
     def _parts(self) -> Sequence[RenderableType]:
-        return [render(self)]
+        """Nothing is cut off, remedies can be copied."""
+        colours = {"ok": "green", "note": "cyan", "warn": "yellow", "missing": "magenta"}
+        tables: list[RenderableType] = []
+        told: set[str] = set()
+        for section in self.sections:
+            table = Table(title=section.title, title_justify="left", title_style="bold", box=None)
+            table.show_header = False
+            for width in (8, 24):
+                table.add_column(min_width=width, overflow="fold", no_wrap=False)
+            table.add_column(overflow="fold")
+            for check in section.checks:
+                words = Text(check.detail)
+                if check.remedy and check.remedy not in told:
+                    told.add(check.remedy)
+                    words.append(f"\nremedy: {check.remedy}", style="italic")
+                status = Text(check.status, style=colours.get(check.status, "bold red"))
+                table.add_row(status, Text(check.name), words)
+            tables += [table, Text()]
+        return tables
 
 
 def doctor(*, cache_dir: str | Path | None = None, timeout_s: float = 120.0) -> Report:
@@ -80,7 +101,7 @@ def doctor(*, cache_dir: str | Path | None = None, timeout_s: float = 120.0) -> 
     return Report(
         [
             Section("Machine", _machine(here)),
-            Section("GPU", _gpus(here, imports.get("torch", {}))),
+            Section("GPU", _gpus(here, imports)),
             Section("Runtimes", _runtimes(imports)),
             Section("Backends", backends),
             Section("Decoders", decoders),
@@ -89,37 +110,6 @@ def doctor(*, cache_dir: str | Path | None = None, timeout_s: float = 120.0) -> 
         ],
         here,
     )
-
-
-def to_json(report: Report) -> str:
-    """The report for programs."""
-    return escape.encoded(report, indent=2)
-
-
-def render(report: Report) -> RenderableType:
-    """The report for people; nothing is cut off, remedies can be copied."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"ok": "green", "note": "cyan", "warn": "yellow", "missing": "magenta"}
-    tables: list[RenderableType] = []
-    told: set[str] = set()
-    for section in report.sections:
-        table = Table(title=section.title, title_justify="left", title_style="bold", box=None)
-        table.show_header = False
-        for width in (8, 24):
-            table.add_column(min_width=width, overflow="fold", no_wrap=False)
-        table.add_column(overflow="fold")
-        for check in section.checks:
-            words = Text(check.detail)
-            if check.remedy and check.remedy not in told:
-                told.add(check.remedy)
-                words.append(f"\nremedy: {check.remedy}", style="italic")
-            status = Text(check.status, style=colours.get(check.status, "bold red"))
-            table.add_row(status, Text(check.name), words)
-        tables += [table, Text()]
-    return Group(*tables)
 
 
 # ------------------------------------------------------------------------------ machine
@@ -151,9 +141,10 @@ def _kind(here: dict[str, Any]) -> Iterator[Check]:
         remedy = "keep files and --cache-dir out of /mnt; lock clocks by nvidia-smi in Windows"
         yield Check("WSL 2", "note", detail, remedy)
     if here["cpu"]["machine"] == "aarch64":
-        detail = ("wheels: PyTorch, ONNX Runtime for CPUs, and OpenVINO where glibc is 2.35 or "
-                  "newer; none of ONNX Runtime for CUDA, nor of TensorRT-RTX")  # fmt: skip
-        yield Check("aarch64", "note", detail, "take NVIDIA's own builds: see docs, Installing")
+        detail = ("PyTorch and ONNX Runtime have wheels; ONNX Runtime for CUDA from glibc 2.34 on, "
+                  "OpenVINO and TensorRT-RTX from 2.35 on")  # fmt: skip
+        remedy = "on a Jetson take NVIDIA's own builds: see docs, Installing"
+        yield Check("aarch64", "note", detail, remedy)
 
 
 def _energy() -> Check:
@@ -189,7 +180,7 @@ def cpu_features(flags: Iterable[str]) -> list[Check]:
     return found
 
 
-def _gpus(here: dict[str, Any], torch: dict[str, Any]) -> list[Check]:
+def _gpus(here: dict[str, Any], imports: dict[str, dict[str, Any]]) -> list[Check]:
     gpus = here["gpus"]
     if not gpus:
         return [_no_gpu(here["variables"], wsl=_wsl(here))]
@@ -208,7 +199,11 @@ def _gpus(here: dict[str, Any], torch: dict[str, Any]) -> list[Check]:
         installed = {k: v for k, v in here["libraries"].items() if f"nvidia-{name}" in k}
         words = ", ".join(f"{k} {v}" for k, v in installed.items())
         checks.append(Check(name, "ok" if words else "note", words or "not from a Python package"))
-    return checks + _torch_cuda(torch, supported)
+    return [
+        *checks,
+        *_torch_cuda(imports.get("torch", {}), supported),
+        *_onnxruntime_cuda(imports.get("onnxruntime", {})),
+    ]
 
 
 def _torch_cuda(torch: dict[str, Any], driver: str) -> list[Check]:
@@ -223,6 +218,13 @@ def _torch_cuda(torch: dict[str, Any], driver: str) -> list[Check]:
     detail = f"torch (CUDA {built}) cannot use the GPU; the driver supports CUDA {driver}"
     remedy = f"update the driver to one for CUDA {built}, or install a torch for CUDA {driver}"
     return [Check("torch on CUDA", "broken", detail, remedy)]
+
+
+def _onnxruntime_cuda(onnxruntime: dict[str, Any]) -> list[Check]:
+    if CUDA in onnxruntime.get("providers_built_in", [CUDA]):
+        return []
+    detail = "onnxruntime is a build without CUDA: its cells on the GPU are skipped"
+    return [Check("onnxruntime on CUDA", "missing", detail, REMEDIES[CUDA])]
 
 
 def _no_gpu(variables: dict[str, str], *, wsl: bool) -> Check:
@@ -312,14 +314,22 @@ def _runtimes(imports: dict[str, dict[str, Any]]) -> list[Check]:
     tried = {name: _runtime(name, found) for name, found in imports.items()}
     old = plugins.outdated().items()
     missing = {name: Check(name, "missing", lack.reason, lack.remedy) for name, lack in old}
-    return [*(tried | missing).values()]
+    return [*(tried | missing).values(), *_onnxruntimes()]
+
+
+def _onnxruntimes() -> Iterator[Check]:
+    """Whether its builds, which have the same files, lie on each other."""
+    if len(found := plugins.builds("onnxruntime")) > 1:
+        detail = f"{' and '.join(found)} have the same files: what runs is what came last"
+        remedy = f"pip uninstall {' '.join(found)}, then install the one that you want"
+        yield Check("ONNX Runtime", "warn", detail, remedy)
 
 
 def _runtime(name: str, found: dict[str, Any]) -> Check:
     """What importing it showed, which is said here once for all that use it."""
     if "error" in found:
-        remedy = f"reinstall: pip install --force-reinstall {name}"
-        return Check(name, "broken", found["error"], remedy_of(found["error"], remedy))
+        remedy = remedy_of(found["error"], plugins.reinstall(name))
+        return Check(name, "broken", found["error"], remedy)
     more = {k: v for k, v in found.items() if k not in ("seconds", "version")}
     words = [f"{key} {_say(value)}" for key, value in more.items()]
     version = [found["version"]] if found.get("version") else []
@@ -353,11 +363,10 @@ def _say(value: Any) -> str:
 
 
 def _compiler() -> Check:
-    if found := shutil.which(os.environ.get("CXX", "g++")):  # as inductor looks for one
-        return Check("C++ compiler", "ok", found)
-    detail = "none found; torch-compile and aot-inductor need one on the CPU"
-    remedy = "apt-get install g++, or set CXX to another one"
-    return Check("C++ compiler", "missing", detail, remedy)
+    try:
+        return Check("C++ compiler", "ok", compiler()["c++"])
+    except Unavailable as error:
+        return Check("C++ compiler", "missing", error.reason, error.remedy)
 
 
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "lustre", "ceph", "beegfs"}
@@ -365,8 +374,6 @@ REMOTE = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "lustre", "ceph", "
 
 
 def _cache(root: Path | None) -> list[Check]:
-    from gpubench.cache import Cache
-
     try:
         cache = Cache(root)
         used = sum(usage.bytes for usage in cache.info())

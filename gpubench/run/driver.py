@@ -26,7 +26,7 @@ from gpubench.run.cluster.node_group import Nodes
 from gpubench.run.cluster.ray_cluster import Cluster
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Held, Ready, prepare
-from gpubench.run.record_builder import failed, measured, now, skipped
+from gpubench.run.record_builder import check_machine, failed, measured, now, skipped
 from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Cell, Policy
@@ -112,11 +112,7 @@ class _Walk:
         """Records are taken one at a time, so that those of a long run need no room."""
         out = self._job.out
         header, records = scan(out, [])
-        if header.fingerprint != self._job.header.fingerprint:
-            raise RecordError(
-                f"{out}: was measured on another machine or with other library versions; "
-                "start a new run"
-            )
+        check_machine(out, header, self._job.header)
         if header.suite != self._plan.suite:
             raise RecordError(
                 f"{out}: holds suite {header.suite.name!r} with other contents; "
@@ -138,7 +134,7 @@ class _Walk:
         repeats = range(self._policy.max_repeats)
         return [repeat for repeat in repeats if self._wanted(cell, repeat)]
 
-    def measure(self, agent: Asked, cells: Sequence[Cell]) -> None:
+    def measure(self, agent: AgentClient | Nodes, cells: Sequence[Cell]) -> None:
         backends = self._job.backends
         self._watcher.begin(0)
         self._watcher.task(None, "starting workers (imports, once)", 0)

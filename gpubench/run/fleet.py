@@ -33,14 +33,13 @@ def kinds(environments: Sequence[Mapping[str, Any]], per: Per) -> dict[str, list
     return found
 
 
-def prices(words: str | None) -> dict[str, float]:
-    """'NVIDIA L4=0.71,H100=2.99', or a TOML file of such pairs -> price of an hour by name."""
-    if not words:
-        return {}
-    if words.endswith(".toml"):
-        given: Mapping[str, Any] = toml_file.read(Path(words), "list of prices")
-    else:
-        pairs = [pair.rpartition("=") for pair in words.split(",")]
+def prices(said: str | Mapping[str, Any] | None) -> dict[str, float]:
+    """'NVIDIA L4=0.71,H100=2.99', a TOML file of such, or a mapping -> price of an hour by name."""
+    given = said or {}
+    if isinstance(given, str) and given.endswith(".toml"):
+        given = toml_file.read(Path(given), "list of prices")
+    elif isinstance(given, str):
+        pairs = [pair.rpartition("=") for pair in given.split(",")]
         given = {name.strip(): amount for name, _, amount in pairs}
     found = {}
     for name, amount in given.items():

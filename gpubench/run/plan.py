@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -190,7 +189,7 @@ class Durations:
         """Add what was noted to what is stored by now: other runs share the file."""
         self._saved = monotonic()
         with suppress(CacheError):
-            self._cache.store(*_KEPT, lambda now: json.dumps(_seconds(now) | self._noted).encode())
+            self._cache.store(*_KEPT, lambda now: msgspec.json.encode(_seconds(now) | self._noted))
 
 
 _KEPT = "durations", {"format": 1}

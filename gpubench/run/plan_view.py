@@ -42,38 +42,32 @@ def tables(session: RunJob, keys: bool = False) -> Group:
         seconds = task_seconds(cell, policy, seen)
         total += seconds * policy.repeats
         cells.add_row(*[cell.key] * keys, Text(cell.label), units.clock(seconds))
-    parts: list[Table | Text] = [cells]
+    parts = [cells]
     if plan.skips:
         skips = table("skipped", "cells", "backend", "why", "remedy")
         same = Counter((s.cell.backend, s.reason, s.remedy) for s in plan.skips)
         for words, count in same.items():
             skips.add_row(str(count), *(Text(word) for word in words))
         parts.append(skips)
-    parts.append(
-        Text(
-            f"{units.count(len(plan.cells), 'cell')} x {units.count(policy.repeats, 'repeat')} "
-            f"(up to {policy.max_repeats}): "
-            f"about {units.clock(total)}, plus preparing what the cache lacks; every round in an "
-            "order of its own"
-        )
-    )
+    repeats = units.count(policy.repeats, "repeat")
+    lines = [
+        f"{units.count(len(plan.cells), 'cell')} x {repeats} (up to {policy.max_repeats}): about "
+        f"{units.clock(total)}, plus preparing what the cache lacks; every round in an order of "
+        "its own"
+    ]
     if plan.cells:
-        parts.append(Text(as_ab(session)))
+        lines.append(as_ab(session))
     if policy.repeats < ENOUGH:
-        few = units.count(policy.repeats, "repeat")
-        parts.append(Text(f"{few}: no usable intervals; --repeats {ENOUGH}"))
+        lines.append(f"{repeats}: no usable intervals; --repeats {ENOUGH}")
     if reason := undecidable(plan.suite, Cache(session.cache_dir)):
-        parts.append(Text(reason))
+        lines.append(reason)
     least = max((sampling_s(cell, policy) for cell in plan.cells), default=0.0)
     if least > policy.duration_s:
-        parts.append(
-            Text(
-                f"a repeat of throughput samples for {least:g} s, not {policy.duration_s:g} s "
-                f"(policy.duration_s): {MIN_BLOCKS} blocks of policy.block_s, or "
-                "policy.max_samples"
-            )
+        lines.append(
+            f"a repeat of throughput samples for {least:g} s, not {policy.duration_s:g} s "
+            f"(policy.duration_s): {MIN_BLOCKS} blocks of policy.block_s, or policy.max_samples"
         )
-    return Group(*parts)
+    return Group(*parts, *map(Text, lines))
 
 
 def as_ab(session: RunJob, budget: str = goal.BUDGET) -> str:

@@ -18,7 +18,7 @@ from gpubench.run.agent.client import Asked
 from gpubench.run.availability import family
 from gpubench.run.plan import Plan
 from gpubench.run.watcher import Watcher
-from gpubench.suite.types import Cell
+from gpubench.suite.types import Cell, Workload
 
 
 class Ready(Struct, frozen=True):
@@ -82,6 +82,11 @@ def _asked(agent: Asked, request: messages.Request, *ends: str) -> messages.Repl
     return reply
 
 
+def question(of: Cell | messages.BuildReference) -> tuple[Workload, str]:
+    """The same for cells that one reference serves."""
+    return replace(of.workload, calibration=""), of.input
+
+
 def not_importable(
     cell: Cell, backends: Mapping[str, Backend], broken: Mapping[str, str]
 ) -> messages.Failure | None:
@@ -122,11 +127,10 @@ def prepare(
         if lacking := not_importable(cell, backends, broken):
             yield NotReady(cell, lacking)
             continue
-        workload = cell.workload
-        key = (replace(workload, calibration=""), cell.input)
+        key = question(cell)
         if key not in references:
             watcher.task(cell, "images and reference answers", 0)
-            request = messages.BuildReference(workload, brief, cell.input)
+            request = messages.BuildReference(cell.workload, brief, cell.input)
             reply = held.late.get(key) or _asked(agent, request, InputError.kind, ChangedError.kind)
             if isinstance(reply, messages.Failure) and reply.kind == "timeout":
                 held.late[key] = reply

@@ -27,19 +27,42 @@ REFRESH_PER_SECOND = 2
 """Drawing costs CPU time on the machine that is being measured."""
 
 
-class Lines(Watcher):
-    """Not a terminal (a CI log): the steps once, then a line now and then, and what went wrong."""
+class _Shows(Watcher):
+    """What both ways have in common."""
 
-    def __init__(self, where: Console | Told, clock: Callable[[], float] = monotonic) -> None:
-        self._print, self._clock = where.print, clock
-        self._began = self._due = clock()
+    def __init__(self, where: Console | Told | NotebookBar) -> None:
+        self._print = where.print
         self._total = self._count = 0
-        self._words = self._left = self._leads = ""
+        self._leads = ""
         self._said: set[str] = set()
         self._pair: dict[str, tuple[str, str]] = {}
 
     def said(self, text: str) -> None:
         self._print(Text(text))
+
+    def _once(self, words: str) -> bool:
+        first = words not in self._said
+        self._said.add(words)
+        return first
+
+    def _broke(self, record: Record, arm: str) -> bool:
+        """Whether it is of no measurement; each cause is told once."""
+        if record.status == "ok":
+            return False
+        self._pair.clear()
+        if self._once(f"{record.cell.backend} {record.status} {record.kind} {record.reason}"):
+            self._print(Text(f"{arm} {outcome(record)}".strip()))
+        return True
+
+
+class Lines(_Shows):
+    """Not a terminal (a CI log): the steps once, then a line now and then, and what went wrong."""
+
+    def __init__(self, where: Console | Told, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(where)
+        self._clock = clock
+        self._began = self._due = clock()
+        self._words = self._left = ""
 
     def begin(self, total: int) -> None:
         self._total, self._count = total, 0
@@ -53,10 +76,7 @@ class Lines(Watcher):
         if record.status == "ruled-out":
             return
         self._count += 1
-        if record.status != "ok":
-            self._pair.clear()
-            if self._once(f"{record.cell.backend} {record.status} {record.kind} {record.reason}"):
-                self._print(Text(f"{arm} {outcome(record)}".strip()))
+        if self._broke(record, arm):
             return
         text = outcome(record)
         if arm:
@@ -71,11 +91,6 @@ class Lines(Watcher):
         if leads != self._leads:
             self._print(Text(f"{leads}; {tried}"))
         self._leads = leads
-
-    def _once(self, words: str) -> bool:
-        first = words not in self._said
-        self._said.add(words)
-        return first
 
     def _now(self) -> bool:
         """Whether a line is due: `EVERY_S` after the last, or a tenth of the time until then."""
@@ -133,7 +148,7 @@ class NotebookBar:
         return {"text/html": f"<div>{bar}{escaped(text)}</div>", "text/plain": text}
 
 
-class Live(Watcher):
+class Live(_Shows):
     """A bar with the time left, the cell in hand and its p50 so far."""
 
     def __init__(self, where: Console | NotebookBar) -> None:
@@ -146,11 +161,8 @@ class Live(Watcher):
             refresh_per_second=REFRESH_PER_SECOND,
             transient=True,
         )  # fmt: skip
+        super().__init__(self._progress.console)
         self._bar: TaskID = self._progress.add_task("", total=None, count="", left="")
-        self._total = self._count = 0
-        self._leads = ""
-        self._pair: dict[str, tuple[str, str]] = {}
-        self._said: set[str] = set()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -158,9 +170,6 @@ class Live(Watcher):
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-
-    def said(self, text: str) -> None:
-        self._progress.console.print(Text(text))
 
     def begin(self, total: int) -> None:
         self._total, self._count = total, 0
@@ -176,14 +185,10 @@ class Live(Watcher):
             self._progress.update(self._bar, description=words)
 
     def recorded(self, record: Record, arm: str = "") -> None:
+        if record.status == "ruled-out":
+            return
         self._count += 1
-        cause = f"{record.cell.backend} {record.status} {record.kind} {record.reason}"
-        if record.status not in ("ok", "ruled-out"):
-            self._pair.clear()
-            if cause not in self._said:
-                self._said.add(cause)
-                self._progress.console.print(Text(f"{arm} {outcome(record)}".strip()))
-        elif arm and (both := paired(self._pair, record, arm)):
+        if not self._broke(record, arm) and arm and (both := paired(self._pair, record, arm)):
             self._progress.update(self._bar, description=both)
         if self._total >= 0:
             count = f"{self._count}/{self._total}" if self._total else ""
@@ -191,7 +196,7 @@ class Live(Watcher):
 
     def course(self, tried: str, leads: str) -> None:
         if leads != self._leads:
-            self._progress.console.print(Text(leads))
+            self._print(Text(leads))
         self._leads = leads
         self._progress.update(self._bar, count=tried)
 
@@ -200,12 +205,12 @@ def shown(progress: bool | Watcher) -> Watcher:
     """Who tells the person behind a call from Python; False: nobody."""
     if isinstance(progress, Watcher):
         return progress
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if progress and hasattr(shell, "kernel"):
-        return Live(NotebookBar())
-    screen = console()
     if not progress:
         return Silent()
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if hasattr(shell, "kernel"):
+        return Live(NotebookBar())
+    screen = console()
     return Live(screen) if screen.is_terminal else Lines(Told())
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from gpubench.analysis import floors
-from gpubench.errors import InputError
+from gpubench.errors import InputError, RecordError
 from gpubench.machine import environment
 from gpubench.records.parity import Parity, PipelineCheck
 from gpubench.records.record import FAILURES, Header, Record
@@ -160,6 +160,17 @@ def new_header(plan: planning.Plan, nodes: Sequence[environment.Environment] = (
         planned=plan.planned,
         seed=plan.suite.policy.seed,
     )
+
+
+def check_machine(place: str | Path, old: Header, new: Header) -> None:
+    """Raises RecordError where a run that is gone on with was measured under other conditions."""
+    if old.fingerprint != new.fingerprint:
+        found = environment.changes(old.environment, new.environment)
+        told = "; ".join(f"{key}: {both}" for key, both in found.items()) or "its other nodes"
+        raise RecordError(
+            f"{place}: was measured on another machine or with other library versions ({told}); "
+            "start a new one"
+        )
 
 
 def directory(name: str) -> Path:

@@ -7,33 +7,38 @@ by `gpubench.open`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from gpubench import escape, plugins, units
 from gpubench.analysis.best import Best, best
+from gpubench.analysis.compare import aa_history
+from gpubench.analysis.compare.compare import View, view
 from gpubench.analysis.compare.verdicts import exit_code
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, rated, summarise
+from gpubench.analysis.tune import result
+from gpubench.cache import Cache
 from gpubench.errors import GpubenchError, InputError
-from gpubench.records.record import RecordFile
-from gpubench.report import FORMATS, by_ending, render, save
+from gpubench.records.reader import read_all, read_evidence
+from gpubench.records.record import Record, RecordFile
+from gpubench.report import FORMATS, Evidence, by_ending, frames, render, save, terminal
+from gpubench.report import history as trends
+from gpubench.report.sections import recommendation
 from gpubench.suite import gate, goal
 from gpubench.suite.types import MOST_ALPHA, Cell, Rule
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import RenderableType
 
-    from gpubench.analysis.compare.compare import View
     from gpubench.analysis.history.trend import Trend
-    from gpubench.report import Evidence
     from gpubench.run.driver import RunJob
     from gpubench.run.plan import Skip
 
@@ -47,18 +52,11 @@ class Shown:
             """What a terminal would show."""
 
     def __rich__(self) -> RenderableType:
-        from rich.console import Group
-
         return Group(*self._parts())
 
     def __repr__(self) -> str:
         """As the command line prints it."""
-        from gpubench.report import terminal
-
-        console = terminal.plain()
-        for part in self._parts():
-            console.print(part)
-        return terminal.printed(console).rstrip("\n")
+        return terminal.printed(self._parts()).rstrip("\n")
 
     def _repr_html_(self) -> str:
         """The same as HTML: self-contained, without a script."""
@@ -76,15 +74,11 @@ class Stored(Shown, ABC):
 
     def frame(self) -> pd.DataFrame:
         """Every repeat of every cell as a row: `gpubench.read` of the directory."""
-        from gpubench.report import frames
-
         return frames.read(self.directory)
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """The report's tables by their titles: `gpubench.tables` of the directory."""
-        from gpubench.report import frames
-
         return frames.tables(self.directory)
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -150,23 +144,23 @@ class Run(Stored):
     @property
     def ok(self) -> bool:
         """Whether something was measured, and nothing failed."""
-        states = {record.status for record in self.file.records}
-        return "ok" in states and "failed" not in states
+        return _ok(self.file.records)
 
     @property
     def problems(self) -> list[str]:
         """Why cells were skipped or failed, each cause once, with its remedy."""
-        from gpubench.report import terminal
-
         return terminal.problem_lines(self.summaries)
 
     def document(self, form: str = "text") -> str:
         return render([self.file], form)
 
     def _parts(self) -> Sequence[RenderableType]:
-        from gpubench.report import terminal
-
         return [terminal.summary([self.file])]
+
+
+def _ok(records: Iterable[Record]) -> bool:
+    states = {record.status for record in records}
+    return "ok" in states and "failed" not in states
 
 
 def _fastest(found: Best | None) -> Fastest | None:
@@ -189,22 +183,16 @@ class Comparison(Stored):
 
     def frame(self) -> pd.DataFrame:
         """Every repeat of every cell of both as a row, as of `gpubench.read`."""
-        from gpubench.report import frames
-
         return frames.of_files(self.files)
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """'Verdicts', and both runs' tables by their titles, as of `gpubench.tables`."""
-        from gpubench.report import frames
-
         return frames.tables_of(self.view.summaries, self.view)
 
     @cached_property
     def view(self) -> View:
         """Everything that was computed from both."""
-        from gpubench.analysis.compare.compare import view
-
         return view(*self.files, **self._judged)
 
     @property
@@ -222,8 +210,6 @@ class Comparison(Stored):
         return document(form, self.view, self.code, self.files)
 
     def _parts(self) -> Sequence[RenderableType]:
-        from gpubench.report import terminal
-
         return [terminal.comparison(self.view.rows, rule=self.view.rule, code=self.code)]
 
 
@@ -250,15 +236,13 @@ class Search(Stored):
         """Its trials, and the A/B that proves what it recommends (None: there is none)."""
 
     @cached_property
+    def _view(self) -> result.View:
+        return result.view(self.file, self.evidence)
+
+    @property
     def best(self) -> Cell | None:
         """What it recommends; None: nothing keeps the limits."""
-        from gpubench.analysis.tune import racing
-
-        header = self.file.header
-        assert header.search  # noqa: S101  # else it is a `Run`
-        standings = racing.judge(header.planned, self.file.records, header.search)
-        found = racing.recommended(standings)
-        return found.cell if found else None
+        return self._view.best.cell if self._view.best else None
 
     @property
     def suite(self) -> Path | None:
@@ -269,18 +253,12 @@ class Search(Stored):
     @property
     def unconfirmed(self) -> bool:
         """Whether the A/B of what is recommended did not confirm its gain in time."""
-        from gpubench.analysis.tune import result
-
-        return result.view(self.file, self.evidence).unconfirmed
+        return self._view.unconfirmed
 
     def document(self, form: str = "text") -> str:
         return render([self.file], form, self.evidence)
 
     def _parts(self) -> Sequence[RenderableType]:
-        from rich.text import Text
-
-        from gpubench.report.sections import recommendation
-
         return [Text(line) for line in recommendation.lines(self.file, self.evidence)]
 
 
@@ -299,17 +277,12 @@ class Fleet(Stored):
     @property
     def ok(self) -> bool:
         """Whether every kind measured something, and nothing failed."""
-        states = {record.status for file in self.files.values() for record in file.records}
-        return not self.failed and "ok" in states and "failed" not in states
+        return not self.failed and _ok(r for file in self.files.values() for r in file.records)
 
     def document(self, form: str = "text") -> str:
         return render([*self.files.values()], form)
 
     def _parts(self) -> Sequence[RenderableType]:
-        from rich.text import Text
-
-        from gpubench.report import terminal
-
         told = [terminal.fleet([*self.files.values()])] if self.files else []
         return [*told, *(Text(f"{name}: {why}") for name, why in self.failed.items())]
 
@@ -337,22 +310,16 @@ class History(Shown):
 
     def report(self, path: str | Path) -> Path:
         """Write it: .html, .md, .txt or .json. Raises InputError."""
-        from gpubench.report import history as shown
-
         place = Path(path)
-        save(place, self.document(by_ending(None, place, shown.FORMATS)))
+        save(place, self.document(by_ending(None, place, trends.FORMATS)))
         return place
 
     def document(self, form: str = "text") -> str:
         """In one of 'text', 'html', 'md', 'json'."""
-        from gpubench.report import history as shown
-
-        return shown.render(self.trends, form, rule=self.rule, notes=self.notes)
+        return trends.render(self.trends, form, rule=self.rule, notes=self.notes)
 
     def _parts(self) -> Sequence[RenderableType]:
-        from gpubench.report import history as shown
-
-        return shown.parts(self.trends, self.rule, self.notes)
+        return trends.parts(self.trends, self.rule, self.notes)
 
 
 class Plan(Shown):
@@ -376,7 +343,7 @@ class Plan(Shown):
     @property
     def seconds(self) -> float:
         """About how long measuring takes; what the cache lacks is prepared before."""
-        from gpubench.run.plan import Durations, task_seconds
+        from gpubench.run.plan import Durations, task_seconds  # on Windows there is no `run`
 
         policy, seen = self.job.plan.suite.policy, Durations(self.job.cache_dir)
         return sum(task_seconds(c, policy, seen) for c in self.cells) * policy.repeats
@@ -414,9 +381,7 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     >>> import gpubench
     >>> gpubench.open("reports/reference/quick-epyc-2core").fastest
     """
-    from gpubench.records.reader import read_all, read_evidence
-
-    place = _place(path)
+    place = as_path(path)
     files = read_all([path])
     place = place if place.is_dir() else place.parent
     if len(files) == 2:
@@ -428,15 +393,18 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     return Run(place, files[0])
 
 
-def _place(path: str | Path) -> Path:
+def as_path(path: str | Path) -> Path:
+    """Raises InputError for what is none."""
     if not isinstance(path, str | Path):
         raise InputError(f"{path!r}: expected the path of a directory, or of a record file")
     return Path(path)
 
 
-def _rule(delta: float | str | None, alpha: float | str | None) -> tuple[float | None, ...]:
-    margin = None if delta is None else goal.percentage("--delta", str(delta))
-    return margin, None if alpha is None else goal.percentage("--alpha", str(alpha), MOST_ALPHA)
+def _limits(delta: float | str | None, alpha: float | str | None) -> dict[str, Any]:
+    """Those of a `Rule` that are given."""
+    margin = {} if delta is None else {"delta": goal.percentage("--delta", str(delta))}
+    chance = {} if alpha is None else {"alpha": goal.percentage("--alpha", str(alpha), MOST_ALPHA)}
+    return margin | chance
 
 
 def compare(
@@ -457,13 +425,9 @@ def compare(
     chance; by default what `gpubench selftest` kept of this machine in the cache; without any,
     verdicts are warnings. Raises RecordError, InputError.
     """
-    from gpubench.analysis.compare import aa_history
-    from gpubench.cache import Cache
-    from gpubench.records.reader import read_all
-
-    margin, chance = _rule(delta, alpha)
+    limits = _limits(delta, alpha)
     both = [baseline, candidate] if candidate else [baseline]
-    files = read_all(list(map(_place, both)))
+    files = read_all(list(map(as_path, both)))
     if len(files) != 2:
         raise InputError(f"compare needs two runs, or the directory of an A/B; got {len(files)}")
     before, after = files
@@ -480,7 +444,7 @@ def compare(
             "gpubench selftest keeps them"
         )
     made = Comparison(
-        candidate or baseline, (before, after), delta=margin, alpha=chance, history=sessions,
+        candidate or baseline, (before, after), **limits, history=sessions,
         allow_different=gate.words(allow_different), judged=gate.words(metric),
     )  # fmt: skip
     _ = made.view  # what is wrong with the words is told now
@@ -497,10 +461,8 @@ def history(
     """
     from gpubench.analysis.history import trend
 
-    rule, notes = Rule(), list[str]()
-    given = zip(("delta", "alpha"), _rule(delta, alpha), strict=True)
-    rule = replace(rule, **{key: value for key, value in given if value is not None})
-    runs = trend.find(_place(directory), notes.append)
+    rule, notes = Rule(**_limits(delta, alpha)), list[str]()
+    runs = trend.find(as_path(directory), notes.append)
     return History(trend.trends(runs, rule.delta, rule.alpha), rule, notes)
 
 
@@ -516,12 +478,9 @@ def export(
     'parquet'. ``output``: written there, too: a file; of github-action-benchmark a directory.
     Raises RecordError, InputError.
     """
-    from gpubench.analysis.compare import aa_history
-    from gpubench.cache import Cache
-    from gpubench.records.reader import read_all
     from gpubench.report import exports
 
-    files = read_all(list(map(_place, [paths] if isinstance(paths, str | Path) else paths)))
+    files = read_all(list(map(as_path, [paths] if isinstance(paths, str | Path) else paths)))
     found = None
     if format == "junit":
         kept = aa_history.directory(Cache(None).root, files[0].header.fingerprint)

@@ -161,9 +161,9 @@ def run(
                 middle = time.monotonic() + (end - time.monotonic()) / 2
                 pairs.extend(_interleaved(job, agent, broken, middle, say))
             for number in _until(end):  # each in the history once it is done
-                asked = setup.session(suite, chosen, cache_dir, place / f"run-{number}")
-                file = driver.run(asked, Silent())
-                aa_history.add(file, _history(file, job))
+                out = place / f"run-{number}"
+                file = driver.run(setup.session(suite, chosen, cache_dir, out), Silent())
+                aa_history.add(out, _history(file, job))
                 runs.append(file)
                 say(f"ordinary run {number + 1} for the history")
         except KeyboardInterrupt:
@@ -174,7 +174,7 @@ def run(
             interrupted = True
     judged = [compare(*pair) for pair in pairs]
     history = _history((runs or pairs[0])[0], job)
-    kept = aa_history.load(history)
+    kept = aa_history.load(history, say)
     known = aa_history.by_cell(kept)
     alarms = sum(any(row.verdict in ALARMS for row in rows) for rows in judged)
     return Result(

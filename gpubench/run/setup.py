@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from gpubench.run.availability import catalog, device_of
 from gpubench.run.cluster.ray_cluster import Cluster
 from gpubench.run.driver import RunJob
 from gpubench.run.record_builder import directory, new_header
-from gpubench.suite import file, grid
+from gpubench.suite import as_toml, file, grid
 from gpubench.suite.types import Cell, Suite
 
 Source = str | file.Draft
 """The name or the path of a suite, or what its file would say."""
 PLAIN = "quick"
-"""The shipped suite that lends the commands without one its checks."""
+"""The shipped suite for who names none: its checks, and what a model alone is measured by."""
 
 
 def check_required(required: Sequence[str], named: Sequence[str]) -> None:
@@ -35,15 +36,40 @@ def check_required(required: Sequence[str], named: Sequence[str]) -> None:
             raise SuiteError(f"--require {name!r}: the run has no cell of it; it has {named}")
 
 
-def read(suite: Source) -> file.Draft:
-    """What is asked for, as far as a file says it."""
-    return suite if isinstance(suite, file.Draft) else file.read(suite, catalog())
-
-
 def load(suite: Source, chosen: Mapping[str, Any]) -> Suite:
     """The suite with what the command line says instead."""
-    overrides = {key: value for key, value in chosen.items() if key != "cell" and value is not None}
-    return read(suite).suite(overrides)
+    draft = suite if isinstance(suite, file.Draft) else file.read(suite, catalog())
+    return draft.suite({key: value for key, value in chosen.items() if key != "cell"})
+
+
+def with_keys(cells: Sequence[Cell], keys: Sequence[str], suite: Source) -> list[Cell]:
+    """Those of ``cells`` that have these keys; all, if none is given. Raises SuiteError for a key
+    that ``suite`` has not here."""
+    for key in keys:
+        if key not in {cell.key for cell in cells}:
+            name = suite if isinstance(suite, str) else suite.path.stem
+            raise SuiteError(
+                f"--cell {key!r}: suite {name} has no such cell here; "
+                f"'{shlex.join(['gpubench', 'plan', name])} --keys' lists them"
+            )
+    return [cell for cell in cells if not keys or cell.key in keys]
+
+
+def options(said: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of a suite or of a call as the command line has them, less what is None.
+
+    A list is one value, 'batch_size': [1, 8] -> '--batch-size', '1,8'; each value of a tuple and
+    each pair of a mapping has an option of its own.
+    """
+    for key, value in said.items():
+        if isinstance(value, dict):
+            value = tuple(
+                f"{name}={one if isinstance(one, str) else as_toml.value(one)}"
+                for name, one in value.items()
+            )
+        for one in value if isinstance(value, tuple) else (value,):
+            text = ",".join(map(str, one)) if isinstance(one, list) else str(one)
+            yield from () if one is None else (f"--{key.replace('_', '-')}", text)
 
 
 def of_words(words: Mapping[str, Any]) -> Suite:
@@ -93,14 +119,7 @@ def session(
         cells = grid.expand(suite, device_of(suite, gpus), len(cores))
     named = sorted({cell.backend for cell in cells})
     check_required(required, named)
-    for key in chosen.get("cell") or ():
-        if key not in {cell.key for cell in cells}:
-            raise SuiteError(
-                f"--cell {key!r}: suite {suite.name} has no such cell here; "
-                f"'gpubench plan {suite.name} --keys' lists them"
-            )
-    if chosen.get("cell"):
-        cells = [cell for cell in cells if cell.key in chosen["cell"]]
+    cells = with_keys(cells, chosen.get("cell") or (), source)
     backends = {name: base.get(name) for name in named}
     plan = planning.make(suite, cells, backends, cores, gpus, cluster.nodes if cluster else ())
     return RunJob(

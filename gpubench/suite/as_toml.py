@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from gpubench.suite.grid import combinations, matches
+from gpubench.suite.grid import anywhere, matches
 from gpubench.suite.types import (
     Axes,
     OptionValue,
@@ -55,11 +54,8 @@ def to_toml(suite: Suite, head: str = "", folder: Path | None = None) -> str:
 
 
 def _acting(suite: Suite) -> Iterator[dict[str, OptionValue]]:
-    both: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
-    devices = [device for device in both if suite.axes.device in ("auto", device)]
     for rule in suite.exclude:
-        cells = chain.from_iterable(combinations(suite, device, 1) for device in devices)
-        if any(matches(rule, cell) for cell in cells):
+        if any(matches(rule, cell) for cell in anywhere(suite)):
             yield rule
 
 

@@ -11,14 +11,14 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
 
 from gpubench.errors import SuiteError
 from gpubench.suite import toml_file
-from gpubench.suite.grid import MAX_CELLS, combinations, matches
+from gpubench.suite.grid import MAX_CELLS, anywhere, combinations, matches
 from gpubench.suite.schema import (
     MOST,
     RENAMED,
@@ -106,7 +106,7 @@ class Draft(Struct, frozen=True):
                 plain = msgspec.structs.replace(suite, axes=_axes(self.data["axes"], self.rules))
             found = list(itertools.islice(_cross_checks(suite, plain, self.data), MOST + 1))
         if found:
-            raise toml_file.error(WHAT, self.path, found, places)
+            raise _error(self.path, found, places)
         return suite
 
     def _typed(
@@ -159,7 +159,7 @@ def draft(path: Path, data: Data, catalog: Catalog) -> Draft:
     """Of what the file ``path`` says, or would say. Raises SuiteError as `read` does."""
     rules, data = schema(catalog), _renamed(data)
     if found := list(itertools.islice(mistakes(data, rules), MOST + 1)):
-        raise toml_file.error(WHAT, path, found, {})
+        raise _error(path, found, {})
     return Draft(path, data, rules)
 
 
@@ -174,6 +174,18 @@ def by_table(said: Data, catalog: Catalog) -> Data:
         else:
             data[key] = said[key]  # which the check knows no better
     return data
+
+
+def _error(path: Path, found: Sequence[Mistake], places: Mapping[str, str]) -> SuiteError:
+    """One message for all mistakes; ``places``: by dotted key, the option that overrides it."""
+    lines = []
+    for mistake in found[:MOST]:
+        key = next((k for k in places if re.match(re.escape(k) + r"(\[|$)", mistake.at)), None)
+        lines.append(str(mistake._replace(at=places[key]) if key else mistake))
+    if len(lines) == 1:
+        return SuiteError(f"suite {path}: {lines[0]}")
+    many = f"{len(lines)} mistakes" if len(found) <= MOST else f"many mistakes, of which {MOST}"
+    return SuiteError("\n  ".join([f"suite {path} has {many}:", *lines]))
 
 
 def _renamed(data: Data) -> Data:
@@ -384,9 +396,7 @@ def _grid_checks(suite: Suite, tables: list[Data]) -> Iterator[Mistake]:
     if mistake := too_many(suite.exclude, cells):
         yield mistake
         return
-    both: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
-    devices = [d for d in both if suite.axes.device in ("auto", d)]
-    grid = [cell for device in devices for cell in combinations(suite, device, 1)]
+    grid = list(anywhere(suite))
     yield from idle(tables, "the axes have", lambda rule: any(matches(rule, c) for c in grid))
     if all(any(matches(rule, cell) for rule in suite.exclude) for cell in grid):
         yield Mistake("exclude", UNSET, "the rules leave no cell")

@@ -73,6 +73,14 @@ def combinations(
             )
 
 
+def anywhere(suite: Suite) -> Iterator[Cell]:
+    """`combinations` on every device that the suite allows."""
+    both: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
+    for device in both:
+        if suite.axes.device in ("auto", device):
+            yield from combinations(suite, device, 1)
+
+
 def _paths(axes: Axes) -> Iterator[tuple[Boundary, str, Loader, int]]:
     """Boundary, decoder, loader and its cores; only a pipeline has them."""
     for boundary in axes.boundary:

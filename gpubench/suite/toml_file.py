@@ -1,24 +1,20 @@
-"""TOML files that people write: read with care, and their mistakes told in one message."""
+"""TOML files that people write, read with care."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpubench import files
 from gpubench.errors import SuiteError
-from gpubench.suite.schema import MOST, Mistake
 
 MAX_BYTES = 2**20
 _DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){20}""")
 """Of a key of n parts tomllib keeps all n^2 / 2 beginnings: 200 kB of them take 40 GB."""
 
 Data = dict[str, Any]
-Places = Mapping[str, str]
-"""Dotted key -> how to call it in a message: the option that has overridden it."""
 
 
 def read(path: Path, what: str) -> Data:
@@ -53,15 +49,3 @@ def value(text: str) -> Any:
         return tomllib.loads(f"v = {text}")["v"]
     except (ValueError, RecursionError):  # no TOML, 5,000 digits, 1,000 brackets
         return text
-
-
-def error(what: str, path: Path, found: Sequence[Mistake], places: Places) -> SuiteError:
-    """One message for all mistakes; those of an override name the option, not the file."""
-    lines = []
-    for mistake in found[:MOST]:
-        key = next((k for k in places if re.match(re.escape(k) + r"(\[|$)", mistake.at)), None)
-        lines.append(str(mistake._replace(at=places[key]) if key else mistake))
-    if len(lines) == 1:
-        return SuiteError(f"{what} {path}: {lines[0]}")
-    many = f"{len(lines)} mistakes" if len(found) <= MOST else f"many mistakes, of which {MOST}"
-    return SuiteError("\n  ".join([f"{what} {path} has {many}:", *lines]))

@@ -63,13 +63,16 @@ def weights_file(weights: str) -> tuple[str, str]:
 
 _FILES = {".onnx": "onnx", ".pt2": "pt2", ".cloudpickle": "cloudpickle"}
 _CODE = re.compile(r"(?:.*\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*")
+_UNNAMED = ("", "code", "digits", "torchvision", *_FILES.values())
+"""Sources whose models are written without their name in front."""
 
 
 def source_of(model: str) -> str:
     """Which source has ``model``, by how it is written: 'onnx', 'code', 'timm', ...; '': a name."""
     file = next((kind for ending, kind in _FILES.items() if model.endswith(ending)), "")
     code = "code" if _CODE.fullmatch(model) else ""
-    return file or code or model.partition("/")[0] * ("/" in model)
+    named = model.partition("/")[0] if "/" in model else ""
+    return file or code or ("" if named in _UNNAMED else named)
 
 
 def model_path(model: str) -> str:
@@ -265,17 +268,19 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def label(self) -> str:
         """Short and unambiguous within a suite: 'onnxruntime fp32 b8 x2 latency'."""
-        words = [self.backend, self.precision, f"b{self.batch_size}", f"x{self.replicas}"]
-        words += [f"{self.replicas_per_device}/device"] if self.replicas_per_device > 1 else []
-        words += [self.sharing] if self.sharing != "auto" else []
-        words += [self.scenario] + ([self.boundary] if self.boundary != "compute" else [])
-        words += [f"{self.cache} cache"] if self.cache != "warm" else []
-        words += [f"{self.input} input"] if self.input != "float32" else []
-        words += [self.dispatch] if self.dispatch != "independent" else []
-        if self.boundary == "pipeline":
-            words += [self.decoder] + ([self.loader] if self.loader != "auto" else [])
-            words += [f"{self.loader_cores} loading"] if self.loader_cores else []
+        words = [word for word, unsaid in self.words if word != unsaid]
         return " ".join(words + [f"{k}={v}" for k, v in sorted(self.options.items())])
+
+    @property
+    def words(self) -> list[tuple[str, str]]:
+        """The label's, but for options, each with what goes without saying; as many of any cell."""
+        path = ("no decoder", "auto", "0 loading")
+        if self.boundary == "pipeline":
+            path = (self.decoder, self.loader, f"{self.loader_cores} loading")
+        said = (self.backend, self.precision, f"b{self.batch_size}", f"x{self.replicas}",
+                f"{self.replicas_per_device}/device", self.sharing, self.scenario, self.boundary,
+                f"{self.cache} cache", f"{self.input} input", self.dispatch, *path)  # fmt: skip
+        return list(zip(said, _UNSAID, strict=True))
 
     def chosen(self, options: Iterable[Option]) -> dict[str, OptionValue]:
         """All ``options`` of its backend, with the default where it does not say."""
@@ -297,6 +302,8 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return -(-self.replicas // self.replicas_per_device)
 
 
+_UNSAID = ("", "", "", "", "1/device", "auto", "", "compute", "warm cache", "float32 input",
+           "independent", "no decoder", "auto", "0 loading")  # fmt: skip
 _LATER = {
     field.name: msgspec.json.decode(msgspec.json.encode(field.default))
     for field in msgspec.structs.fields(Cell)

@@ -40,7 +40,8 @@ def records(cell: Cell, ns: int, found: Ceiling | None, **changes: Any) -> Recor
 
 
 def one(cell: Cell, ns: int, found: Ceiling | None) -> roofline.Share | None:
-    return roofline.share(records(cell, ns, found).records[0])
+    [s] = summarise([records(cell, ns, found)])
+    return roofline.shares(s).get(0)
 
 
 def test_compute_binds() -> None:

@@ -168,6 +168,9 @@ def test_stein_needs_more_repeats_when_the_pilot_scatters_more() -> None:
     # t(2, .975) = 4.3027, sd of logs 0.04767: ceil((4.3027 * 0.04767 / log(1.02))^2)
     assert needed([100, 105, 110]) == 108
     assert needed([100.0]) == 1
+    # of a pilot of five that lost two the spread is that of three, with their freedom
+    cell = {"cell": dict(enumerate([100.0, 105.0, 110.0]))}
+    assert stats.two_way(cell, 5).needed("cell", 0.02) == 108
 
 
 def test_stein_keeps_the_level_of_its_interval() -> None:

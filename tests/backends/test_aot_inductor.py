@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpubench.backends import base
+from gpubench.backends import _inductor, base
 from gpubench.backends.aot_inductor import AotInductor
 from gpubench.backends.base import Device
 from gpubench.cache import Cache
@@ -42,6 +45,32 @@ def test_only_building_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "apt-get install g++" in caught.value.remedy
     assert BACKEND.probe_to_open()["torch"]
     assert base.get("null").probe_to_open() == {}
+
+
+def test_on_cuda_it_needs_no_toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else inductor raises, whatever the driver: with torch's packages all headers are found."""
+    from torch._inductor import cpp_builder
+    from torch.utils import cpp_extension
+
+    if not shutil.which("g++") or not find_spec("nvidia.cu13"):
+        pytest.skip("needs g++ and PyTorch built for CUDA 13")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_INC_PATH", raising=False)
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    with pytest.raises(OSError, match="CUDA_HOME"):
+        cpp_builder.get_cpp_torch_device_options("cuda", aot_mode=True)
+    with _inductor.cuda_headers():
+        folders = cpp_builder.get_cpp_torch_device_options("cuda", aot_mode=True)[1]
+    names = ("cuda.h", "cuda_runtime.h", "cuda_bf16.h", "cuda_fp16.h", "cuda_fp8.h")
+    file = tmp_path / "all.cpp"
+    file.write_text("".join(f"#include <{name}>\n" for name in names))  # of AOTInductor's own
+    command = ["g++", "-std=c++20", "-fsyntax-only", *(f"-I{folder}" for folder in folders)]
+    subprocess.run([*command, str(file)], check=True)
+    assert "CUDA_HOME" not in os.environ
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    monkeypatch.setattr(_inductor, "find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match="no CUDA toolkit"):
+        _inductor.cuda_headers()
 
 
 def test_what_cannot_be_exported_is_told_with_its_reason(

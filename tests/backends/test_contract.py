@@ -17,7 +17,7 @@ from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline.loader.ring_buffer import Ring
-from gpubench.run.tune.space import options as space_options
+from gpubench.run.tune import options as space_options
 from gpubench.suite.types import Cell, Input, Option
 from gpubench.workload.models import builder, given_input
 from tests.backends import contract, tiny

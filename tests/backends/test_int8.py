@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpubench.backends import _ort_int8, _trt_build, base, openvino
+from gpubench.backends import _trt_build, base, onnxruntime, openvino
 from gpubench.backends._trt_build import BuildSettings
 from gpubench.backends.base import Device
 from gpubench.cache import Cache
@@ -140,10 +140,10 @@ def test_unsupported_says_why(backend: str, changes: dict[str, Any], words: str 
 
 
 def test_a_dump_is_made_for_int8_only_and_leaves_nothing() -> None:
-    with _ort_int8.dumped(_cell("onnxruntime", precision="fp32")) as place:
+    with onnxruntime._dumped(_cell("onnxruntime", precision="fp32")) as place:
         assert place is None
-    assert _ort_int8.facts(Path("any.onnx"), None) == {}
-    with _ort_int8.dumped(_cell("onnxruntime")) as place:
+    assert onnxruntime._int8_facts(Path("any.onnx"), None) == {}
+    with onnxruntime._dumped(_cell("onnxruntime")) as place:
         assert place is not None
         place.touch()
     assert not place.parent.exists()

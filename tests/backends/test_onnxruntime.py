@@ -176,6 +176,27 @@ def test_without_tensorrt_its_provider_is_unavailable(model: tiny.Model, cache: 
     assert "TensorRT 10" in caught.value.remedy
 
 
+@pytest.mark.skipif(not tiny.no_cuda(), reason="there is a CUDA device")
+def test_the_real_tensorrt_provider_reads_its_options(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime looks at them before it loads TensorRT, and then would go on on the CPU."""
+    import onnxruntime
+
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime is built without TensorRT")
+    own = onnxruntime.InferenceSession
+    monkeypatch.setattr(own, "_register_ep_custom_ops", lambda *_: None)  # which loads it first
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    cell = tiny.cell("onnxruntime", device="cuda", precision="fp16", options=TENSORRT)
+    monkeypatch.setattr(module, "_load_tensorrt", lambda: None)
+    monkeypatch.setattr(module._torch, "enter_device", lambda *_: None)
+    entry = onnx_file.parent
+    (entry / "onnx.json").write_text(f'"{onnx_file.name}"')
+    with pytest.raises(CellFailed, match="TensorrtExecutionProvider cannot run"):
+        BACKEND.open(cell, entry, Device("cuda", 0))
+
+
 def test_the_tensorrt_provider_builds_its_engine_once(
     model: tiny.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +205,7 @@ def test_the_tensorrt_provider_builds_its_engine_once(
 
     def session(file: Path, cell: Any, device: Any, options: Any, provider: str, settings: Any):  # type: ignore[no-untyped-def]
         assert file.suffix == ".onnx"
-        assert settings["trt_engine_cache_enable"] == "1"
+        assert settings["trt_engine_cache_enable"] == "True"
         engine = Path(settings["trt_engine_cache_path"], f"{file.stem}.engine")
         if not engine.exists():
             built.append(cell.batch_size)
@@ -222,7 +243,7 @@ def test_the_rest_of_int8_is_the_tensorrt_providers_choice_too() -> None:
     device = Device("cuda", 0)
     for rest, used in (("tf32", {"int8"}), ("fp16", {"int8", "fp16"}), ("bf16", {"int8", "bf16"})):
         said = module._cuda("TensorrtExecutionProvider", "int8", device, {"int8_rest": rest})
-        assert {key[4:-7] for key, value in said.items() if value == "1"} == used
+        assert {key[4:-7] for key, value in said.items() if value == "True"} == used
 
 
 def test_a_missing_provider_is_unavailable(model: tiny.Model) -> None:

@@ -73,7 +73,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             tensorrt, "find_spec", lambda name: name if name in modules.split() else None
         )
         monkeypatch.setattr(tensorrt, "version", version)
-        monkeypatch.setattr(tensorrt, "visible_gpus", lambda: list(gpus))
+        monkeypatch.setattr(tensorrt.gpu, "visible_gpus", lambda: list(gpus))
         monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
         monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
 
@@ -233,7 +233,7 @@ def test_another_network_library_gpu_or_driver_makes_another(
     found.append(prepared())
     for change in ({"name": "T4"}, {"compute_capability": "7.5"}, {"driver": "581.00"}):
         monkeypatch.setattr(
-            tensorrt, "visible_gpus", lambda c=change: [Gpu(**(to_builtins(ADA) | c))]
+            tensorrt.gpu, "visible_gpus", lambda c=change: [Gpu(**(to_builtins(ADA) | c))]
         )
         found.append(prepared())
     assert len(set(found)) == prepared.builds() == 6
@@ -306,7 +306,7 @@ def test_build_routes_need_a_library_that_has_them(
 def test_rtx_has_kernels_for_what_it_names(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt, "visible_gpus", lambda: [HOPPER])
+    monkeypatch.setattr(tensorrt.gpu, "visible_gpus", lambda: [HOPPER])
     with pytest.raises(Unavailable, match=r"10.16.1 has no kernels for H200 .*capability 9.0"):
         prepared(options={"flavour": "tensorrt_rtx"})
     assert prepared()
@@ -365,13 +365,13 @@ def test_an_engine_for_another_gpu_or_library_is_not_loaded(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artefact = prepared()
-    monkeypatch.setattr(tensorrt, "visible_gpus", lambda: [HOPPER])
+    monkeypatch.setattr(tensorrt.gpu, "visible_gpus", lambda: [HOPPER])
     with pytest.raises(CellFailed, match="the engine is for NVIDIA L4, but device 0 is H200"):
         opened(prepared, artefact, monkeypatch)
-    monkeypatch.setattr(tensorrt, "visible_gpus", list)
+    monkeypatch.setattr(tensorrt.gpu, "visible_gpus", list)
     with pytest.raises(Unavailable, match="CUDA device 0 is not visible"):
         opened(prepared, artefact, monkeypatch)
-    monkeypatch.setattr(tensorrt, "visible_gpus", lambda: [ADA])
+    monkeypatch.setattr(tensorrt.gpu, "visible_gpus", lambda: [ADA])
     monkeypatch.setattr(prepared.trt, "__version__", "10.17")
     with pytest.raises(CellFailed, match=r"engine of tensorrt 10.16.1, not 10.17"):
         opened(prepared, artefact, monkeypatch)

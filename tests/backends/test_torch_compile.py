@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
+from gpubench.backends import base
 from gpubench.backends.base import Device
 from gpubench.backends.torch_compile import TorchCompile, keep
 from gpubench.backends.torch_eager import TorchSession
@@ -39,6 +41,7 @@ def test_without_a_compiler_it_is_unavailable(
     with pytest.raises(Unavailable, match=r"C\+\+ compiler") as caught:
         BACKEND.probe()
     assert "apt-get install g++" in caught.value.remedy
+    assert BACKEND.probe_to_open()["torch"], "opening only loads"
 
 
 def test_without_python_headers_it_is_unavailable(
@@ -51,6 +54,24 @@ def test_without_python_headers_it_is_unavailable(
     with pytest.raises(Unavailable, match=r"Python\.h") as caught:
         BACKEND.probe()
     assert "python3-dev" in caught.value.remedy
+
+
+@pytest.mark.skipif(not tiny.no_cuda(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", ["torch-compile", "aot-inductor"])
+def test_where_torch_is_built_for_cpus_cuda_is_unavailable(
+    name: str, model: tiny.Model, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a PyTorch comes without Triton."""
+
+    def version(package: str) -> str:
+        if package == "triton":
+            raise PackageNotFoundError(package)
+        return "2.9.0"
+
+    monkeypatch.setattr("gpubench.backends._inductor.version", version)
+    monkeypatch.setattr("gpubench.backends._inductor.compiler", lambda: {"c++": "g++"})
+    with pytest.raises(Unavailable, match="cannot use CUDA device 0"):
+        base.get(name).prepare(tiny.cell(name, device="cuda"), model, cache)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

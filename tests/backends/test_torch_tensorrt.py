@@ -94,7 +94,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setitem(sys.modules, "torch_tensorrt", found)  # type: ignore[arg-type]
     monkeypatch.setattr(torch_tensorrt, "version", lambda name: "2.14.0")
     one = SimpleNamespace(name="NVIDIA L4", compute_capability="8.9", driver="580.1")
-    monkeypatch.setattr(torch_tensorrt, "visible_gpus", lambda: [one])
+    monkeypatch.setattr(torch_tensorrt.gpu, "visible_gpus", lambda: [one])
     monkeypatch.setattr("torch._dynamo.lookup_backend", lambda name: found.backend)
     return found
 
@@ -139,8 +139,10 @@ def test_whole_networks_are_opened_and_kept(
     with BACKEND.open(cell, moved, CORE) as session:
         assert (session.facts["engines"], session.facts["path"]) == (1, path)
         contract.check(BACKEND, session, 4, "fp32")
+        flagged = session.counters().get("compiled_at_open")
     assert len(fake.built) == (1 if path == "export" else 2)
     assert session.facts.get("engines_built_at_open") == (None if path == "export" else 1)
+    assert flagged == session.facts.get("engines_built_at_open")
     tf32 = tiny.cell("torch-tensorrt", precision="tf32", options=options)
     assert BACKEND.prepare(tf32, model, cache) != entry  # type: ignore[arg-type]
     assert fake.built[-1]["disable_tf32"] is False

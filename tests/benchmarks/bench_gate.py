@@ -29,7 +29,7 @@ def _cells(count: int, n: int) -> dict[str, list[Pair]]:
 def _seconds(work: Callable[[], object]) -> float:
     found = []
     for _ in range(3):
-        for remembers in (sequential_test._own, sequential_test._shift, sequential_test._forecast):
+        for remembers in (sequential_test._own, sequential_test.shift, sequential_test._forecast):
             remembers.cache_clear()
         start = time.process_time()
         work()

@@ -17,6 +17,7 @@ from gpubench.backends import base
 from gpubench.measure import protocol
 from gpubench.run import deploy as deploying
 from gpubench.run import setup
+from gpubench.run.watcher import Silent
 
 Figure = Callable[[str, float, float], None]
 PAIRS, BLOCK_S = 60, 0.1
@@ -64,7 +65,7 @@ def test_serving_is_as_fast_as_the_cell(
     suite, out = tmp_path / "one.toml", tmp_path / "out"
     suite.write_text(SUITE.format(model=model, backend=backend, precision=precision))
     session = setup.session(str(suite), {}, None, out, False, ())
-    made = deploying.deploy(session, str(suite), out, lambda _: None)
+    made = deploying.deploy(session, str(suite), out, Silent())
     cell, before = made.cell, os.sched_getaffinity(0)
     images: Any = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
     try:

@@ -8,13 +8,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
-from gpubench.cli import compare as compare_cli
+from gpubench.cli import options
+from gpubench.cli.main import cli
 from gpubench.errors import GpubenchError
 from gpubench.machine import cores
 from gpubench.records.writer import Writer
-from gpubench.report import by_ending
+from gpubench.report import by_ending, formatting
 from gpubench.run.record_builder import claimed
 from tests.hostile.commands import gpubench, told
 from tests.report import make, make_pairs
@@ -41,12 +43,19 @@ def test_the_ending_names_the_format(name: str, form: str | None, found: str) ->
         ["ab", "ci", "--baseline", "a=b", "-q"],
         ["ab", "ci", "--baseline", "a=b", "-q", "--resume", "-o", "x", "--budget", "1m"],
         ["ab", "--output=x", "ci", "--baseline", "a=b", "--budget=1m", "-ox", "-q"],
+        ["ab", "ci", "--resume", "--baseline", "a=b", "-qo", "x"],
     ],
 )
 def test_the_command_that_goes_on_is_the_one_that_was_given(words: list[str]) -> None:
-    told = "gpubench ab ci --baseline a=b -q --resume -o 'my ab' --budget"
-    assert compare_cli._resumed(words, Path("my ab"), 157) == f"{told} 236s"
-    assert compare_cli._resumed(words, Path("my ab"), 1) == f"{told} 60s"
+    told = "gpubench ab ci --baseline a=b -q --resume -o 'my ab' --budget 236s"
+    assert options.resumed(words, Path("my ab"), "--budget", "236s") == told
+
+
+def test_every_option_without_a_value_is_known_to_who_repeats_a_command() -> None:
+    repeated = [cli.commands[name] for name in ("run", "ab", "tune", "bisect", "fleet")]
+    flags = {name for command in repeated for p in command.params
+             if isinstance(p, click.Option) and p.is_flag for name in p.opts}  # fmt: skip
+    assert flags - {"-q", "--ray"} == {*formatting.ALONE}  # the value of --ray may be left out
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "history"])

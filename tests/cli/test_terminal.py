@@ -101,7 +101,7 @@ def test_a_document_is_utf_8_on_any_terminal(
     one = write_run(tmp_path / "caf\u00e9", "one")
     code, out, _ = command("ascii", "report", one, "-f", form)
     assert code == 0
-    text = f"{render([read(one)], form)}\n"
+    text = render([read(one)], form)
     assert "\u00e9" in text or form == "csv"
     if form == "text":
         assert out == text.encode("ascii", escape.PLAIN)
@@ -138,6 +138,14 @@ def test_python_m_gpubench(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("python -m gpubench, version")
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_for_a_closed_stderr_does_not_land_on_stdout() -> None:
+    code = "from gpubench.cli import terminal\n" \
+        "with terminal.waiting('building'): print('{}')"  # fmt: skip
+    words = ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "{}\n"
 
 
 def test_what_takes_a_while_is_said_where_there_is_no_terminal(

@@ -17,7 +17,8 @@ def test_smaller_types_are_faster() -> None:
         pytest.skip("it has neither TF32 nor bf16")
     found = roofline_peaks.cuda(("fp32", "tf32", "fp16", "bf16", "int8"), memory=True)
     rates = found.flops_per_s
-    assert 1e11 < rates["fp32"] < rates["tf32"] < rates["fp16"] < rates["int8"] < 1e17
+    assert 1e11 < rates["fp32"] < rates["tf32"] < rates["fp16"] < 1e17
+    assert rates["fp32"] < rates["int8"] < 1e17, "Blackwell Ultra has few units for it"
     assert rates["bf16"] == pytest.approx(rates["fp16"], rel=0.5)
     assert 1e10 < found.bytes_per_s < 1e14
     assert 1e6 < found.cache_bytes < 1e10

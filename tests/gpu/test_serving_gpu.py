@@ -11,6 +11,7 @@ import gpubench
 from gpubench.cache import Cache
 from gpubench.run import deploy as deploying
 from gpubench.run import setup
+from gpubench.run.watcher import Silent
 from gpubench.workload import reference as ref
 from tests.backends import tiny
 
@@ -57,7 +58,7 @@ def test_a_deployment_answers_as_the_reference(
     session = setup.session(str(suite), {}, cache_dir, out, False, ())
     for skip in session.plan.skips:
         pytest.skip(skip.reason)
-    made = deploying.deploy(session, str(suite), out, lambda _: None)
+    made = deploying.deploy(session, str(suite), out, Silent())
     assert made.made_for.gpu
     assert made.cores == []
     out = out.rename(tmp_path / "moved")

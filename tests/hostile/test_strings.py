@@ -201,10 +201,10 @@ def test_doctor_says_nothing_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     screen = cli_terminal.console()
     screen.file = io.StringIO()
-    screen.print(doctor.render(found))
-    for text in (screen.file.getvalue(), doctor.to_json(found)):
+    screen.print(found)
+    for text in (screen.file.getvalue(), escape.document(found)):
         assert not acting(text), acting(text)
-    assert json.loads(doctor.to_json(found))["environment"] == {EVIL: EVIL}
+    assert json.loads(escape.document(found))["environment"] == {EVIL: EVIL}
 
 
 # ------------------------------------------------------------------------------ files

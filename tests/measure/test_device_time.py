@@ -63,13 +63,18 @@ def test_without_such_a_clock_nothing_is_run() -> None:
 def test_a_tracer_of_cuda_sees_phases_by_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     nvtx = SimpleNamespace(range_push=seen.append, range_pop=lambda: seen.append("end"))
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(nvtx=nvtx)))
+    cuda_of, build = SimpleNamespace(nvtx=nvtx), SimpleNamespace(cuda="13.0")
+    torch = SimpleNamespace(cuda=cuda_of, version=build)
+    monkeypatch.setitem(sys.modules, "torch", torch)  # type: ignore[arg-type]
     cuda = make_cell(device="cuda")
     with pytest.raises(ValueError), phase(cuda, "sample"):  # noqa: PT011
         raise ValueError
     assert seen == [f"gpubench:{cuda.label}:sample", "end"]
     with phase(make_cell(), "sample"):
         assert len(seen) == 2, "on a CPU there is nothing to trace"
+    build.cuda = None
+    with phase(cuda, "sample"):
+        assert len(seen) == 2, "torch's build for CPUs has no such ranges, and says so by raising"
     monkeypatch.delitem(sys.modules, "torch")
     with phase(cuda, "sample"):
         pass

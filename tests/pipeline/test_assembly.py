@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gpubench.errors import CellFailed
 from gpubench.pipeline.check import judge
@@ -113,6 +114,11 @@ def test_answers_are_judged_against_the_reference_and_labels() -> None:
     assert (worse.passed, worse.correct) == (False, 7)
     assert worst_pipeline([found, worse, None]) == worse
     assert worst_pipeline([None]) is None
+    first = replace(found, labelled=500, correct=480, correct5=490, max_difference=9.0)
+    both = worst_pipeline([first, worse])
+    assert both is not None
+    assert (both.labelled, both.correct, both.correct5) == (500, 480, 490), "of the most images"
+    assert (both.top1_agreement, both.max_difference) == (worse.top1_agreement, 9.0)
 
 
 def test_values_that_are_not_finite_fail() -> None:

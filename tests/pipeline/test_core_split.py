@@ -41,8 +41,8 @@ def test_both_parts_are_timed(
 def test_the_agent_asks_once_for_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Request] = []
 
-    def once(self: object, line: bytes, timeout_s: float) -> StageTimes:
-        asked.append(msgspec.json.decode(line, type=Request))
+    def once(self: object, request: Request) -> StageTimes:
+        asked.append(request)
         return StageTimes(2, 1)
 
     monkeypatch.setattr(agent.Agent, "_once", once)

@@ -127,8 +127,10 @@ def test_an_export_of_the_same_run_has_the_same_names(finished: Finished) -> Non
     assert exported
     for there in exported:
         here = finished.benchmarks[there["fullname"]]
-        for what in ("name", "group", "param"):
+        for what in ("name", "group", "param", "params"):
             assert here[what] == there[what]
+        for what in ("round", "interval_s", "images_per_s", "parity"):
+            assert here["extra_info"][what] == there["extra_info"][what]
         assert here["stats"]["data"] == pytest.approx(there["stats"]["data"])
 
 

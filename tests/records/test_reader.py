@@ -225,7 +225,7 @@ def test_no_common_window_no_throughput() -> None:
 
 def test_grouped_samples_count_each_iteration() -> None:
     result = record(replicas=[samples(iterations=5)])
-    assert turns.latencies_ns(result.replicas) == [20.0] * 10
+    assert result.latencies_ns() == [20.0] * 10
     assert result.images_per_s() == pytest.approx(50 / 1000e-9)
     assert result.value() == 20.0
 
@@ -242,8 +242,17 @@ def test_latency_counts_only_while_all_replicas_ran() -> None:
     short = samples(1, 0, 5, 4_000_000)
     result = record(cell=make_cell(replicas=2), replicas=[long, short])
     assert turns.window_slices(result.replicas) == [slice(0, 5), slice(0, 5)]
-    assert set(turns.latencies_ns(result.replicas)) == {4_000_000}
-    assert len(turns.latencies_ns(record(replicas=[long]).replicas)) == 25
+    assert set(result.latencies_ns()) == {4_000_000}
+    assert len(record(replicas=[long]).latencies_ns()) == 25
+
+
+def test_what_goes_by_between_samples_counts_where_they_lie() -> None:
+    """Caches are emptied for 9 ms before each batch of 1 ms; then the rival has ended at 50 ms."""
+    ms = 1_000_000
+    long = replace(samples(0, 0, 10, ms), end_ns=100 * ms)
+    both = [long, replace(samples(1, 0, 5, ms), end_ns=50 * ms)]
+    assert turns.window_slices(both) == [slice(0, 5), slice(0, 5)]
+    assert turns.rates(both, 1) == pytest.approx([5 / 0.05, 5 / 0.05])
 
 
 def test_paths_that_cannot_be_are_record_errors(tmp_path: Path) -> None:

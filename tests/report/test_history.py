@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.analysis.history import trend as analysis
-from gpubench.analysis.history.trend import Trend
+from gpubench.analysis.history.trend import States, Trend
 from gpubench.errors import InputError
 from gpubench.records.record import Record, RecordFile
 from gpubench.report import history
@@ -101,6 +101,14 @@ def test_one_run_is_not_several():
     assert "3 cells over 1 run." in history.headline(analysis.trends(files()[:1]), Rule())[0]
 
 
+def test_cells_that_move_are_counted_as_cells():
+    two = States(fast=1e6, slow=2e6, switches=4, at_slow=[])
+    moving = [replace(analysis.trends(files()[:1])[0], label=f"cell {n}", states=two)
+              for n in range(history.MOST + 1)]  # fmt: skip
+    said = history.headline(moving, Rule())
+    assert "1 more cell with a drift, or with two states." in said
+
+
 def test_without_a_change_it_says_so():
     made = history.render(analysis.trends(files(changed=0)), "text")
     assert made.startswith("No change is shown in 3 cells over 20 runs.\nLasting changes of 2")
@@ -174,6 +182,7 @@ def test_html_is_one_file_and_escapes_every_untrusted_string():
     assert not [t for t, a in tags if t == "img" or "onerror" in a or "src" in a]
     assert [a.get("type") for t, a in tags if t == "script"] == ["application/json", None, None]
     assert "{{7*7}}" in made
+    assert "<noscript><style>.chart, " in made  # no dead controls
 
 
 def test_markdown_escapes_and_the_terminal_does_not_interpret():

@@ -217,6 +217,8 @@ def test_command_keeps_the_run_and_drops_where_it_went():
     header = make.header([], command=words)
     assert formatting.command(header, "k") == "gpubench run 'a b.toml' --batch-size 1,8 --cell k"
     assert formatting.command(make.header([], command=["x"]), "k") == "gpubench run quick --cell k"
+    fleet = make.header([], command=["gpubench", "fleet", "mine.toml", "--price", "a=1", "-o", "x"])
+    assert formatting.command(fleet, "k") == "gpubench fleet mine.toml --price a=1 --cell k"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +228,7 @@ def test_command_keeps_the_run_and_drops_where_it_went():
         (["quick", "-qoout"], "quick -q"),
         (["quick", "-qo", "out", "--quiet"], "quick -q --quiet"),
         (["quick", "--require", "openvino", "--require=tensorrt"], "quick"),
+        (["quick", "--github", "-o", "out"], "quick --github"),
         (["--cell", "a", "quick", "--cell=b"], "quick"),
         (["/d/KEY.toml", "--weights", "/d/KEY/w.pt"], "/d/KEY.toml --weights /d/KEY/w.pt"),
         (["quick", "--images", "--output", "--model=-o"], "quick --images --output --model=-o"),
@@ -336,6 +339,15 @@ def test_csv_is_tidy_and_complete(run):
     p50 = next(r for r in rows if r["metric"] == "latency p50" and r["status"] == "ok")
     assert float(p50["low"]) < float(p50["value"]) < float(p50["high"])
     assert p50["unit"] == "ns"
+
+
+def test_csv_has_the_median_of_what_opening_cost():
+    file = make.run([make.cell()], samples=5, repeats=2)
+    records = [replace(r, replicas=[replace(r.replicas[0], open_ns=ns)])
+               for r, ns in zip(file.records, (100, 300), strict=True)]  # fmt: skip
+    made = report.render([replace(file, records=records)], "csv")
+    found = {r["metric"]: r["value"] for r in csv.DictReader(io.StringIO(made))}
+    assert float(found["open"]) == 200  # as in the table of cold starts
 
 
 def test_csv_says_how_pictures_became_inputs():

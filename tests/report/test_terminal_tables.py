@@ -1,10 +1,8 @@
 """Tables of the terminal in windows of any width."""
 
-import io
 import re
 
 import pytest
-from rich.console import Console
 
 from gpubench.analysis.scaling.diagnosis import diagnose
 from gpubench.analysis.summary import summarise
@@ -12,12 +10,7 @@ from gpubench.analysis.tables.run import of_cells
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting, terminal
 from tests.report import make, make_pipelines
-
-
-def plain(renderable, width: int) -> str:
-    out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(renderable)
-    return out.getvalue()
+from tests.report.test_report import plain
 
 
 @pytest.fixture(scope="module")

@@ -195,10 +195,13 @@ def test_a_command_gives_the_job_of_the_function_of_its_name(
             subprocess.run([*git, "add", "."], check=True)
             subprocess.run([*git, "commit", "-q", "-m", number], check=True)
     jobs: list[Any] = []
+    typed: list[list[str]] = []
 
     def stop(*job: Any, **more: Any) -> None:
         told = [each for each in job if not callable(each) and not isinstance(each, Watcher)]
         jobs.append(shape([*told, more]))
+        for each in [*getattr(job[0], "sides", job[:1])][:1]:
+            typed.extend([header.command] if (header := getattr(each, "header", None)) else [])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"gpubench.run.{run}", stop)
@@ -207,6 +210,9 @@ def test_a_command_gives_the_job_of_the_function_of_its_name(
         call()
     assert len(jobs) == 2
     assert jobs[0] == jobs[1]
+    if run in ("ab.driver.run", "tune.driver.run"):  # what the records say repeats the call
+        assert command(*typed[1][1:], "-o", "out")[0] == 130
+        assert jobs[2] == jobs[1]
 
 
 def test_every_command_has_a_function() -> None:
@@ -319,6 +325,7 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.tune("resnet18", min_accuracy=75), "--min-accuracy 75"),
         (lambda: gpubench.tune("resnet18", max_latency=20), "--max-latency '20'"),
         (lambda: gpubench.tune("resnet18", max_accuracy_drop="1"), "--max-accuracy-drop '1'"),
+        (lambda: gpubench.tune("resnet18", accuracy_images=1.5), "--accuracy-images 1.5"),  # type: ignore[arg-type]
         (lambda: gpubench.tune("resnet18", batchsize=1), "--batchsize: a search is not told"),
         (lambda: gpubench.tune("resnet18", seed="x"), "--seed 'x'"),  # type: ignore[arg-type]
         (lambda: gpubench.tune(None), "of type NoneType: expected a model"),
@@ -331,6 +338,10 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.selftest("quick", model=print), "a self-test takes the name"),
         (lambda: gpubench.bisect(print, good="a", bad="b"), "a bisection takes"),  # type: ignore[arg-type]
         (lambda: gpubench.fleet("quick", None, price={"L4": 0}), "--price L4=0"),  # type: ignore[arg-type]
+        (lambda: gpubench.fleet("quick", None, per="gpus"), "--per 'gpus': expected gpu or node"),  # type: ignore[arg-type]
+        (lambda: gpubench.ab("quick", suite_from="bas"), "--suite-from 'bas': expected head or"),  # type: ignore[arg-type]
+        (lambda: gpubench.selftest("quick", minutes="5"), "--minutes '5': expected more than 0"),  # type: ignore[arg-type]
+        (lambda: gpubench.deploy("quick", 3), "3: expected the path"),  # type: ignore[arg-type]
         (lambda: gpubench.inspect(3), "of type int: expected a model"),
         (lambda: gpubench.export([], "csv"), "nothing to export"),
     ],

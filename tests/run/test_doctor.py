@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from gpubench import plugins
+from gpubench import escape, plugins
 from gpubench.backends import base
+from gpubench.backends.onnxruntime import CUDA
 from gpubench.errors import InputError, Unavailable
 from gpubench.machine import cores, import_check
 from gpubench.machine.import_check import try_imports
@@ -150,6 +151,12 @@ def test_a_library_that_finds_no_addresses(monkeypatch: pytest.MonkeyPatch) -> N
     assert import_check.remedy_of("No module named 'x'", "reinstall") == "reinstall"
 
 
+def test_a_torchvision_of_the_registry_beside_another_pytorch() -> None:
+    """Such as 2.13.0+cpu, whose version would do: to install it again would not help."""
+    why = "RuntimeError: operator torchvision::nms does not exist"
+    assert import_check.remedy_of(why, "reinstall").endswith("from where torch came")
+
+
 # ------------------------------------------------------------------------------ the whole
 
 
@@ -171,11 +178,11 @@ def test_backends_and_their_remedies(
     cause = runtimes["gpubench_no_such_module"]  # told once, whoever needs it
     assert cause.status == "broken"
     assert "No module named" in cause.detail
-    assert cause.remedy == "reinstall: pip install --force-reinstall gpubench_no_such_module"
+    assert cause.remedy == "pip install gpubench_no_such_module"
     assert runtimes["colorsys"].detail.startswith("import ")
     assert (checks["unloadable"].status, "oops" in checks["unloadable"].detail) == ("broken", True)
     assert [c.name for c in report.broken] == ["gpubench_no_such_module", "broken", "unloadable"]
-    assert json.loads(doctor.to_json(report))["sections"][3]["title"] == "Backends"
+    assert json.loads(escape.document(report))["sections"][3]["title"] == "Backends"
     decoders = next(s for s in report.sections if s.title == "Decoders").checks
     assert [(check.name, check.status) for check in decoders] == [("pil", "ok")]
 
@@ -214,7 +221,7 @@ def test_render_cuts_nothing_and_takes_text_literally() -> None:
     check = doctor.Check("name [red]", "missing", "because [/x]", remedy)
     report = doctor.Report([doctor.Section("Title", [check])], {})
     out = io.StringIO()
-    Console(file=out, width=60).print(doctor.render(report))
+    Console(file=out, width=60).print(report)
     flat = "".join(out.getvalue().split())
     assert remedy.replace(" ", "") in flat
     assert "name[red]" in flat
@@ -276,7 +283,7 @@ def test_wsl_has_the_driver_of_windows_or_none(machine: Path) -> None:
     assert [c.name for c in doctor._kind(here)] == ["WSL 2"]
     assert list(doctor._kind(facts())) == []
     (check,) = doctor._kind(facts(cpu={"machine": "aarch64"}))
-    assert "glibc is 2.35" in check.detail
+    assert "CUDA from glibc 2.34 on" in check.detail
 
 
 @pytest.mark.parametrize(
@@ -289,7 +296,7 @@ def test_wsl_has_the_driver_of_windows_or_none(machine: Path) -> None:
 )
 def test_gpu_and_torch(torch: dict[str, Any], status: str, words: str) -> None:
     here = facts(gpus=[GPU], libraries={"nvidia-cudnn-cu13": "9.26", "torch": "2.15"})
-    checks = by_name(doctor._gpus(here, torch))
+    checks = by_name(doctor._gpus(here, {"torch": torch}))
     assert checks["GPU 0"].detail.startswith("H100, 80.0 GiB, compute capability 9.0")
     assert "580.1" in checks["driver"].detail
     assert checks["cudnn"].detail == "nvidia-cudnn-cu13 9.26"
@@ -299,7 +306,27 @@ def test_gpu_and_torch(torch: dict[str, Any], status: str, words: str) -> None:
 
 
 def test_torch_that_does_not_import_is_not_judged_twice() -> None:
-    assert "torch on CUDA" not in by_name(doctor._gpus(facts(gpus=[GPU]), {"error": "x"}))
+    imports = {"torch": {"error": "x"}}
+    assert "torch on CUDA" not in by_name(doctor._gpus(facts(gpus=[GPU]), imports))
+
+
+def test_an_onnxruntime_without_cuda_beside_a_gpu() -> None:
+    """Installed for CPUs, or on top of the build for CUDA, whose files it has overwritten."""
+    for providers, missing in ((["CPU"], True), ([CUDA, "CPU"], False)):
+        imports = {"onnxruntime": {"providers_built_in": providers}}
+        checks = by_name(doctor._gpus(facts(gpus=[GPU]), imports))
+        assert ("onnxruntime on CUDA" in checks) is missing
+    assert "onnxruntime on CUDA" not in by_name(doctor._gpus(facts(gpus=[GPU]), {}))
+
+
+def test_builds_of_onnxruntime_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ("onnxruntime", "onnxruntime-gpu")
+    monkeypatch.setattr(plugins, "builds", lambda _: both)
+    check = by_name(doctor._runtimes({}))["ONNX Runtime"]
+    assert check.status == "warn"
+    assert check.remedy.startswith("pip uninstall onnxruntime onnxruntime-gpu, then install")
+    monkeypatch.setattr(plugins, "builds", lambda _: both[:1])
+    assert "ONNX Runtime" not in by_name(doctor._runtimes({}))
 
 
 def test_the_energy_of_a_cpu_is_counted_locked_or_not_there(machine: Path) -> None:
@@ -364,8 +391,9 @@ def test_compiler_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "clang++").touch(mode=0o755)
     assert doctor._compiler().remedy.startswith("apt-get install g++"), "inductor takes no other"
     mine = tmp_path / "my-c++"
-    mine.touch(mode=0o755)
     monkeypatch.setenv("CXX", str(mine))
+    assert f"there is no {mine} on PATH" in doctor._compiler().detail
+    mine.touch(mode=0o755)
     assert doctor._compiler() == doctor.Check("C++ compiler", "ok", str(mine))
 
 

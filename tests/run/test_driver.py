@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gpubench.errors import GpubenchError, InputError
 from gpubench.machine.processes import session_members
@@ -260,6 +261,19 @@ def test_resume_refuses_another_suite(
     go(write_suite(), tmp_path / "run", cache_dir)
     with pytest.raises(InputError, match="other contents"):
         go(write_suite(batch_size="[7]"), tmp_path / "run", cache_dir, resume=True)
+
+
+def test_resume_refuses_other_conditions_and_says_what_differs(
+    tmp_path: Path, cache_dir: Path, write_suite: WriteSuite
+) -> None:
+    suite = write_suite(batch_size="[1]", backend='["fake-missing"]')
+    go(suite, tmp_path / "run", cache_dir)
+    again = setup.session(str(suite), {}, cache_dir, tmp_path / "run", True)
+    there = again.header.environment
+    other = there | {"libraries": there["libraries"] | {"numpy": "0.1"}}
+    header = replace(again.header, environment=other, fingerprint="another")
+    with pytest.raises(InputError, match=r"another machine .*libraries\.numpy: .* -> 0\.1.*start"):
+        driver.run(replace(again, header=header), Watch())
 
 
 def test_resume_refuses_a_model_file_that_holds_another_network(

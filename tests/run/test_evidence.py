@@ -101,5 +101,5 @@ def test_replicas_that_share_a_core_do_not_wait_actively(monkeypatch: pytest.Mon
     for cores in ([(0, 1)] * 2, [(0, 1)] * 3, [(0, 1), (2, 3), (0, 1)], [()] * 2, [()] * 3):
         cell = make_cell(replicas=len(cores))
         request = Measure(cell, Policy(duration_s=0.001), "", "", cores)
-        measure_task._sample(request, 0, sampler, Go(0), None, measure_task.CpuTime())
+        measure_task._sample(request, 0, sampler, Go(0), None)
     assert spins == [True, False, True, True, False]

@@ -45,6 +45,8 @@ def test_prices_are_of_the_longest_name_that_fits(tmp_path: Path) -> None:
     assert fleet.price("EPYC (8 cores)", given) is None
     (tmp_path / "prices.toml").write_text('"NVIDIA L4" = 0.71\n')
     assert fleet.prices(str(tmp_path / "prices.toml")) == {"NVIDIA L4": 0.71}
+    both = {"NVIDIA L4 (24 GB), NVIDIA H100 (80 GB)": 3.7}  # a machine of two kinds
+    assert fleet.prices(both) == both
     for wrong in ("L4", "L4=free", "L4=-1", "=2"):
         with pytest.raises(InputError, match="expected a name and a price of an hour"):
             fleet.prices(wrong)

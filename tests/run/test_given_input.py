@@ -64,7 +64,7 @@ def test_bytes_go_all_the_way(tmp_path: Path, cache: Cache) -> None:
               "boundary": ["transfer"]}  # fmt: skip
     out = tmp_path / "out"
     one = setup.session(str(suite), chosen, cache.root, out, False, ())
-    assert deploy.deploy(one, str(suite), out, lambda _: None).preprocessing.dtype == "uint8"
+    assert deploy.deploy(one, str(suite), out, Silent()).preprocessing.dtype == "uint8"
     work = made.plan.suite
     right = ref.load(ref.build(work.workload, work.policy, cache, "uint8"))
     with gpubench.load(out) as classifier:

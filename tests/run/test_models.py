@@ -87,7 +87,7 @@ def test_a_network_goes_through_every_backend_and_is_deployed(
     chosen: dict[str, Any] = {"backend": ["onnxruntime"], "precision": ["fp32"]}
     made = tmp_path / "served"
     session = setup.session(str(suite), chosen, cache_dir, made, False, ())
-    deploy.deploy(session, str(suite), made, lambda _: None)
+    deploy.deploy(session, str(suite), made, Silent())
     pictures = [builtin.encode(pixels, 95) for pixels in builtin.digits()[0][-5:]]
     with gpubench.load(made) as served:
         assert served.manifest.outputs == 10

@@ -45,7 +45,7 @@ def test_it_counts_alarms_and_keeps_a_history(write_suite: WriteSuite, tmp_path:
     assert cell["pairs"] >= Rule().looks[0]
     assert sum(cell["verdicts"].values()) == found["suites"]
     assert cell["smallest_detectable"] > 0.02
-    history = aa_history.load(Path(found["history_path"]))
+    history = aa_history.load(Path(found["history_path"]), print)
     assert len(history) == found["history"] == found["sessions"] >= 1
     assert history[0].header.pairing is None
     assert read(next(Path(found["history_path"]).glob("*.jsonl"))).records[0].status == "ok"

@@ -20,8 +20,7 @@ from gpubench.records.reader import read
 from gpubench.report.html import templating
 from gpubench.run.ab.interpreters import has_gpubench
 from gpubench.run.agent.client import AgentClient
-from gpubench.run.serving.engine import Setup
-from gpubench.run.serving.replica_process import Remote
+from gpubench.run.serving.replica import Remote, Setup
 from gpubench.suite.types import Cell
 from gpubench.workload.data.preprocess import Spec
 from tests.conftest import WITHOUT_PAGE

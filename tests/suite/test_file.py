@@ -1,4 +1,4 @@
-"""Suite files: reading, expanding, finding, overriding. What is wrong: test_suiteschema.py."""
+"""Suite files: reading, expanding, finding, overriding. What is wrong: test_schema.py."""
 
 from __future__ import annotations
 

@@ -237,6 +237,11 @@ def test_over_repeats_keeps_the_worst_of_each(reference: Reference) -> None:
     assert found is not None
     assert (found.passed, found.relative_error) == (False, None)
     assert (found.labelled, found.correct, found.disagreeing) == (56, 54, 2)
+    near = replace(good, relative_error=1e3)
+    found = over_repeats([bad, near])  # the error of the one, the agreement of the other
+    assert found is not None
+    assert bad.top1_agreement < near.top1_agreement
+    assert (found.relative_error, found.top1_agreement) == (1e3, bad.top1_agreement)
 
 
 def test_probabilities_are_compared_as_the_logits_that_they_were(reference: Reference) -> None:

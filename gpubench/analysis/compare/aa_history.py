@@ -7,12 +7,11 @@ kept as record files in one directory for each fingerprint.
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import quantiles
+from statistics import fmean, quantiles, variance
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,9 +19,9 @@ from msgspec.structs import replace
 from gpubench import files
 from gpubench.analysis import stats
 from gpubench.analysis.compare.verdicts import UNSTEADY
-from gpubench.analysis.summary import Summary, summarise
+from gpubench.analysis.summary import summarise
 from gpubench.errors import CacheError, RecordError
-from gpubench.records.reader import read
+from gpubench.records.reader import locate, read
 from gpubench.records.record import RecordFile
 
 ENOUGH = 8
@@ -33,8 +32,6 @@ six, eight one time in seventeen.
 """
 TAILS = 5
 """Degrees of freedom of the session effect, at most: its tails are heavier than the normal ones."""
-
-_log = logging.getLogger(__name__)
 
 
 class Limit(Struct, frozen=True, kw_only=True):
@@ -72,7 +69,7 @@ def directory(cache_root: Path, fingerprint: str) -> Path:
     return cache_root / "aa" / (name or "_")
 
 
-def load(folder: Path, note: Callable[[str], object] = _log.warning) -> list[RecordFile]:
+def load(folder: Path, note: Callable[[str], object]) -> list[RecordFile]:
     """Every session in ``folder``, oldest first; [] where there is none.
 
     A file that cannot be read is left out, and ``note`` is told which and why; and what else
@@ -91,18 +88,13 @@ def load(folder: Path, note: Callable[[str], object] = _log.warning) -> list[Rec
     return sorted(found.values(), key=lambda f: (f.header.started, f.header.run_id))
 
 
-def add(file: RecordFile | Path, folder: Path) -> Path:
-    """Copy a run's record file into ``folder``, under its run id, whole or not at all.
+def add(run: Path, folder: Path) -> Path:
+    """Copy the record file of a run's directory into ``folder``, under its run id, whole or not.
 
     Raises RecordError where it cannot be read, CacheError where it cannot be written.
     """
-    known = file if isinstance(file, RecordFile) else read(file)
-    name = re.sub(r"[^\w.-]", "_", known.header.run_id).lstrip(".")
-    target = folder / f"{name or '_'}.jsonl"
-    try:
-        body = Path(known.path).read_bytes()
-    except OSError as error:
-        raise RecordError(f"{known.path}: cannot be read: {error.strerror}") from error
+    name = re.sub(r"[^\w.-]", "_", read(run).header.run_id).lstrip(".")
+    target, body = folder / f"{name or '_'}.jsonl", locate(run).read_bytes()
     try:
         for place in (folder.parent, folder):  # parents=True alone would leave its mode to umask
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,7 +104,7 @@ def add(file: RecordFile | Path, folder: Path) -> Path:
     return target
 
 
-def limits(history: Mapping[str, Sequence[Session]]) -> dict[str, Limit]:
+def limits(history: Mapping[str, Sequence[stats.LogRatio]]) -> dict[str, Limit]:
     """Cell key -> its limit, for every cell of `by_cell` with `ENOUGH` sessions."""
     found = {key: limit(of) for key, of in history.items() if len(of) >= ENOUGH}
     seen = [x.largest for x in found.values()]
@@ -120,43 +112,23 @@ def limits(history: Mapping[str, Sequence[Session]]) -> dict[str, Limit]:
     return {key: replace(x, largest=max(x.largest, typical)) for key, x in found.items()}
 
 
-class Session(Struct, frozen=True):
-    """One cell in one session."""
-
-    value: float
-    variance: float
-    """Of log(value), from its repeats; 0 where there is one."""
-
-
-def limit(of: Sequence[Session]) -> Limit:
+def limit(of: Sequence[stats.LogRatio]) -> Limit:
     """From two sessions or more of one cell."""
-    logs = [math.log(s.value) for s in of]
-    centre = math.fsum(logs) / len(logs)
-    variance = math.fsum((x - centre) ** 2 for x in logs) / (len(logs) - 1)
-    within = math.fsum(s.variance for s in of) / len(of)
+    logs = [s.mean for s in of]
+    within = fmean(s.error**2 for s in of)
     return Limit(
         sessions=len(of),
-        sd=math.sqrt(max(variance, within)),
+        sd=math.sqrt(max(variance(logs), within)),
         largest=max(logs) - min(logs),
         within=within,
     )
 
 
-def by_cell(history: Iterable[RecordFile]) -> dict[str, list[Session]]:
-    """Cell key -> the sessions that a comparison would use, in the order of ``history``."""
-    found: dict[str, list[Session]] = {}
-    for file in history:
-        for s in summarise([file]):
-            session = _session(s)
-            if session:
-                found.setdefault(s.key, []).append(session)
+def by_cell(history: Iterable[RecordFile]) -> dict[str, list[stats.LogRatio]]:
+    """Cell key -> its mean of logs in each session that a comparison would use as well, in the
+    order of ``history``."""
+    found: dict[str, list[stats.LogRatio]] = {}
+    for s in (s for file in history for s in summarise([file])):
+        if s.ranked and s.values and s.flags.keys().isdisjoint(UNSTEADY):
+            found.setdefault(s.key, []).append(stats.log_mean([*s.values.values()], s.pilot))
     return found
-
-
-def _session(s: Summary) -> Session | None:
-    """None where a comparison would not use this session either."""
-    if not s.ranked or not s.values or any(flag in s.flags for flag in UNSTEADY):
-        return None
-    values = list(s.values.values())
-    e = stats.paired([1.0] * len(values), values, s.pilot)
-    return Session(value=math.exp(e.mean), variance=e.error**2)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from gpubench.analysis import stats
 from gpubench.records.parity import Answers
 
 SPARE = 0.1
@@ -52,7 +53,7 @@ def p_lost(lost: int, gained: int, n: int, margin: float, level: float) -> float
     """One-sided p-value of 'of ``n`` pictures the true share lost less that gained is at most
     ``margin``' (-1 to 1), for a test at ``level``."""
     spare = SPARE * level if margin else 0.0
-    return _p_lost(lost, gained, margin, spare, bounds(lost + gained, n, spare))
+    return _p_lost(lost, gained, margin, spare, stats.exact_bounds(lost + gained, n, spare))
 
 
 def _p_lost(
@@ -73,20 +74,11 @@ def p_more(hits: int, n: int, chance: float) -> float:
     return float(betainc(hits, n - hits + 1, chance)) if hits else 1.0
 
 
-def bounds(hits: int, n: int, tail: float) -> tuple[float, float]:
-    """A share, each end wrong with a chance of at most ``tail`` (Clopper & Pearson 1934)."""
-    from scipy.special import betaincinv
-
-    low = float(betaincinv(hits, n - hits + 1, tail)) if hits else 0.0
-    high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
-    return low, high
-
-
-def interval(lost: int, gained: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Of the true share gained less that lost, at least at ``level``: what `p_lost` does not rule
-    out in either direction."""
-    tail = (1 - level) / 2
-    apart = bounds(lost + gained, n, SPARE * tail)
+def interval(lost: int, gained: int, n: int) -> tuple[float, float]:
+    """95 % and more, of the true share gained less that lost: what `p_lost` does not rule out in
+    either direction."""
+    tail = (1 - stats.LEVEL) / 2
+    apart = stats.exact_bounds(lost + gained, n, SPARE * tail)
 
     def most(worse: int, better: int) -> float:
         low, high = -1.0, 1.0

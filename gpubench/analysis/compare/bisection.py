@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpubench.analysis.compare import sequential_test, signed_rank
-from gpubench.analysis.compare.sequential_test import LEVEL, Pair, Shift
+from gpubench.analysis import stats
+from gpubench.analysis.compare import sequential_test
+from gpubench.analysis.compare.sequential_test import Pair, Shift
 from gpubench.suite.types import Rule
 
 if TYPE_CHECKING:
@@ -237,12 +238,7 @@ class _Search:
 
 def shift(pairs: Sequence[Pair]) -> Shift:
     """Where the differences lie."""
-    return _around(tuple(pair.d for pair in pairs))
-
-
-@lru_cache(maxsize=1 << 10)
-def _around(d: tuple[float, ...]) -> Shift:
-    return Shift(*signed_rank.around(d, LEVEL), len(d))
+    return sequential_test.shift(tuple(pair.d for pair in pairs))
 
 
 def _ends(pairs: Sequence[Pair], differ: Rule, alike: Rule) -> tuple[str, int]:
@@ -331,7 +327,7 @@ class _Nodes:
 def _spread(d: Sequence[float], centre: float) -> float:
     """Of the noise, by the median distance from ``centre``."""
     away = sorted(abs(x - centre) for x in d)
-    return max(1.4826 * away[len(away) // 2], abs(centre) / 50, 1e-5)
+    return max(stats.MAD_SD * away[len(away) // 2], abs(centre) / 50, 1e-5)
 
 
 def _steps(places: tuple[int, ...]) -> Iterator[tuple[float, list[float]]]:

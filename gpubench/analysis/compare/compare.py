@@ -93,7 +93,7 @@ def view(
     limits = aa_history.limits(sessions)
     searched = any(f.header.search for f in (base, candidate))
     found: list[Comparison] = []
-    tested: list[_Test] = []
+    tested: dict[int, _Test] = {}
     for key in dict.fromkeys([*before, *after]):
         b, c = before.get(key), after.get(key)
         if not any(s and (s.ranked or s.status.startswith(("failed", "missing"))) for s in (b, c)):
@@ -101,22 +101,21 @@ def view(
         if searched and any(s is None or s.status in UNTRIED for s in (b, c)):
             continue
         test = _test(b, c, limits.get(key))
-        row = _measured(b, c, test)
+        row = _measured(c or before[key], b, c, test)
         if row.code == "not-planned":
             row = replace(row, reason=row.reason + _namesake(b or c, after if b else before))
         if not row.verdict:
             row = _apart(row, apart)
         if test and not row.verdict:
-            tested.append(replace(test, at=len(found)))
+            tested[len(found)] = test
         found.append(row)
-    # One family of both directions: a false alarm is one whichever way it points.
     margin, n = math.log1p(delta), len(tested)
-    p = stats.holm([d.p_above(margin) for t in tested for d in (t.cost, _mirror(t.cost))])
-    for i, test in enumerate(tested):
+    chances = stats.holm_both([t.cost.p_either_way(margin) for t in tested.values()])
+    for (at, test), either in zip(tested.items(), chances, strict=True):
         known = len(sessions.get(test.baseline.key, ()))
-        row = _judged(found[test.at], test, p[2 * i], p[2 * i + 1], delta, alpha, known)
+        row = _judged(found[at], test, *either, delta, alpha, known)
         effect = _detectable(test, delta, alpha / (2 * n))
-        found[test.at] = _doubted(replace(row, smallest_detectable=effect), test)
+        found[at] = _doubted(replace(row, smallest_detectable=effect), test)
     whole = [metrics.Cell(Comparison(key=key, label=c.cell.label, metric="", verdict=""), (b, c))
              for key, c in after.items() if (b := before.get(key)) and not lost(b, c)]  # fmt: skip
     others = [_apart(row, apart) for row in metrics.rows(whole, rule)]
@@ -128,7 +127,7 @@ def _apart(row: Comparison, apart: Sequence[str]) -> Comparison:
     if not apart or gate.METRICS[row.judged].noise != "pairs":
         return row
     reason = f"differs: {'; '.join(apart)}"
-    return replace(row, verdict="INCOMPARABLE", code="different-machine", reason=reason)
+    return row.told("INCOMPARABLE", "different-machine", reason)
 
 
 def _sides(
@@ -183,8 +182,6 @@ def _normal(
 class _Test(Struct, frozen=True, kw_only=True):
     """One cell that was measured on both sides."""
 
-    at: int = 0
-    """Its place among the rows."""
     baseline: Summary
     candidate: Summary
     cost: stats.LogRatio
@@ -198,31 +195,21 @@ def _test(b: Summary | None, c: Summary | None, limit: aa_history.Limit | None) 
         return None
     pilots = (b.pilot, c.pilot)
     cost = stats.welch(list(b.values.values()), list(c.values.values()), pilots)
-    cost = cost if c.cell.scenario == "latency" else _mirror(cost)
+    cost = cost if c.cell.scenario == "latency" else cost.mirrored()
     cost = limit.widened(cost) if limit else cost
     return _Test(baseline=b, candidate=c, cost=cost, limit=limit)
 
 
-def _mirror(d: stats.LogRatio) -> stats.LogRatio:
-    return replace(d, mean=-d.mean)
-
-
-def _measured(b: Summary | None, c: Summary | None, test: _Test | None) -> Comparison:
-    """Everything but the verdict, which is '' when the cell can be tested."""
-    s = c or b
-    if s is None:
-        raise ValueError("a comparison needs at least one side")
+def _measured(s: Summary, b: Summary | None, c: Summary | None, test: _Test | None) -> Comparison:
+    """Everything but the verdict, which is '' when the cell can be tested. ``s``: either side."""
     latency = s.cell.scenario == "latency"
     metric = "p50 [ns]" if latency else "images/s"
     row = Comparison(key=s.key, label=s.cell.label, metric=metric, verdict="")
     if test:
         sides = [list(x.values.values()) for x in (test.baseline, test.candidate)]
-        first, second = (stats.geometric_mean(values).value for values in sides)
-        e = (test.cost if latency else _mirror(test.cost)).estimate()
-        row = replace(row, baseline=first, candidate=second, ratio=e.value, low=e.low, high=e.high,
-                      n=(len(sides[0]), len(sides[1])))  # fmt: skip
+        row = metrics.of_repeats(row, sides, test.cost if latency else test.cost.mirrored())
     hole = lost(b, c)
-    return replace(row, verdict="MISSING", code=hole[0], reason=hole[1]) if hole else row
+    return row.told("MISSING", *hole) if hole else row
 
 
 def _namesake(own: Summary | None, others: Mapping[str, Summary]) -> str:
@@ -244,7 +231,7 @@ def _judged(
     if bounds is None:
         sides = zip(("baseline", "candidate"), row.n, strict=True)
         short = " and ".join(side for side, n in sides if n < 2)
-        return _inconclusive(row, "few-repeats", f"1 repeat in the {short}: no interval")
+        return row.told("INCONCLUSIVE", "few-repeats", f"1 repeat in the {short}: no interval")
     p = min(slower, faster)
     if p < alpha:
         side, verdict = ("slower", "REGRESSED") if slower < faster else ("faster", "IMPROVED")
@@ -254,26 +241,22 @@ def _judged(
                 f"warning: looks {by}; what is normal here is unknown: {sessions} of the "
                 f"{aa_history.ENOUGH} A/A sessions needed"
             )
-            return _inconclusive(row, "no-history", reason)
+            return row.told("INCONCLUSIVE", "no-history", reason)
         seen = f"{limit.sessions} A/A sessions differ by up to {percent(math.expm1(limit.largest))}"
         if abs(test.cost.mean) <= limit.largest + margin:
-            return _inconclusive(row, "within-history", f"{by}, but {seen}")
+            return row.told("INCONCLUSIVE", "within-history", f"{by}, but {seen}")
         reason = f"{side} than {percentage(delta)}: p = {p:.2g} after Holm; {seen}"
-        return replace(row, verdict=verdict, code="beyond-history", reason=reason, p=p)
+        return replace(row.told(verdict, "beyond-history", reason), p=p)
     if -margin < bounds[0] and bounds[1] < margin:
         reason = f"interval inside \u00b1{percentage(delta)}"
         reason += "" if limit else " within these two sessions; what other sessions do is unknown"
-        return replace(row, verdict="EQUIVALENT", code="inside-margin", reason=reason)
+        return row.told("EQUIVALENT", "inside-margin", reason)
     outside = bounds[0] >= margin or bounds[1] <= -margin
     reach = "lies beyond" if outside else "reaches across"
     reason = f"the interval {reach} \u00b1{percentage(delta)}"
     reason += f", but p = {p:.2g} after Holm" if outside else ""
     reason += f": sessions differ, sd {percent(limit.sd)}" if limit else ": measure more repeats"
-    return _inconclusive(row, "wide-interval", reason)
-
-
-def _inconclusive(row: Comparison, code: str, reason: str) -> Comparison:
-    return replace(row, verdict="INCONCLUSIVE", code=code, reason=reason)
+    return row.told("INCONCLUSIVE", "wide-interval", reason)
 
 
 def _doubted(row: Comparison, test: _Test) -> Comparison:
@@ -282,10 +265,10 @@ def _doubted(row: Comparison, test: _Test) -> Comparison:
     seen = {f for s in (test.baseline, test.candidate) for f in s.flags}
     flags = [f for f in UNSTEADY if f in seen]
     if broke and row.verdict != "REGRESSED":
-        return replace(row, verdict="MISSING", code="failed", reason=broke)
+        return row.told("MISSING", "failed", broke)
     if flags and row.code != "few-repeats":
         code = "unsteady" if seen.isdisjoint(MACHINE) else "invalid-machine"
-        return _inconclusive(row, code, f"flagged {', '.join(flags)}")
+        return row.told("INCONCLUSIVE", code, f"flagged {', '.join(flags)}")
     return replace(row, reason=f"{row.reason}; {broke}") if broke else row
 
 
@@ -299,4 +282,4 @@ def _detectable(test: _Test, delta: float, alpha: float) -> float | None:
         return None
     alarm = max(limit.largest, stats.t_quantile(1 - alpha, cost.dof) * cost.error)
     reach = stats.t_quantile(POWER, cost.dof) * cost.error
-    return math.expm1(min(700.0, math.log1p(delta) + alarm + reach))
+    return math.expm1(min(stats.MOST_LOG, math.log1p(delta) + alarm + reach))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
+from statistics import median
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,8 +21,8 @@ from gpubench.analysis import stats
 from gpubench.analysis.compare import answers, sequential_test
 from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.analysis.summary import Summary
+from gpubench.analysis.telemetry import number
 from gpubench.records.record import ARTEFACT_BYTES, Record
-from gpubench.records.samples import latencies_ns
 from gpubench.suite.gate import METRICS
 from gpubench.suite.types import Rule
 
@@ -67,33 +67,41 @@ def value(name: str, r: Record) -> float | None:
     if name == "p99":
         import numpy as np
 
-        seen = [ns for visit in r.visits for ns in latencies_ns(visit)]
+        seen = r.latencies_ns()
         enough = r.cell.scenario == "latency" and len(seen) >= ENOUGH
         return stats.percentile(np.array(seen), TAIL) if enough else None
     if name == "memory":
-        each = [s.peak_host_bytes for s in r.visits[-1]]
-        return float(sum(each)) if all(each) else None
-    if name == "device_memory":
-        peaks = [gpu.get("own_memory_bytes_peak") for gpu in r.telemetry.get("gpus", [])]
-        return float(sum(peaks)) if peaks and all(peaks) else None
-    if name == "size":
-        return float(r.facts.get(ARTEFACT_BYTES) or 0) or None
-    if name == "preparation":
-        return float(sum(r.prepare_ns.values())) or None
-    return float(max(s.open_ns + s.first_inference_ns for s in r.replicas)) or None
+        found: float | None = r.host_bytes()
+    elif name == "device_memory":
+        found = r.device_bytes()
+    elif name == "size":
+        found = number(r.facts, ARTEFACT_BYTES)
+    elif name == "preparation":
+        found = sum(r.prepare_ns.values())
+    else:
+        found = max(s.open_ns + s.first_inference_ns for s in r.replicas)
+    return float(found) if found else None
 
 
 def pairs(
     name: str, both: Sequence[tuple[Record, Record, sequential_test.Pair]]
 ) -> list[sequential_test.Pair]:
     """What pairs of processes say of a metric."""
+    return [pair for _, pair in _measured(name, both)]
+
+
+def _measured(
+    name: str, both: Sequence[tuple[Record, Record, sequential_test.Pair]]
+) -> list[tuple[tuple[float, float], sequential_test.Pair]]:
+    """Of the pairs with a value on either side: these, and what they say."""
     found = []
     for base, candidate, speed in both:
         before, after = value(name, base), value(name, candidate)
         if before and after:
             d = math.log(after / before)
             turns = name == "p99"  # the others are had once a process: each arm has one turn
-            found.append(replace(speed, d=d) if turns else sequential_test.Pair(d=d, coarse=True))
+            pair = replace(speed, d=d) if turns else sequential_test.Pair(d=d, coarse=True)
+            found.append(((before, after), pair))
     return found
 
 
@@ -144,10 +152,6 @@ def rows(cells: Sequence[Cell], rule: Rule) -> list[Comparison]:
     return found
 
 
-def _told(row: Comparison, verdict: str, code: str, reason: str) -> Comparison:
-    return replace(row, verdict=verdict, code=code, reason=reason)
-
-
 # ------------------------------------------------------------------------------ answers
 
 
@@ -160,18 +164,16 @@ def of_pictures(tests: Sequence[Pictured], rule: Rule) -> list[Comparison]:
     """One metric of all cells, which are one family in both directions (Holm 1979)."""
     asked = [t for t in tests if t.found]
     level = rule.alpha / (2 * max(1, len(asked)))
-    corrected = stats.holm([p for t in asked for p in t.chances(rule.delta, level)])
-    chances = {id(t): corrected[2 * n : 2 * n + 2] for n, t in enumerate(asked)}
-    return [t.judged(rule, chances.get(id(t), [1.0, 1.0])) for t in tests]
+    corrected = iter(stats.holm_both([t.chances(rule.delta, level) for t in asked]))
+    return [t.judged(rule, *next(corrected)) if t.found else t.row for t in tests]
 
 
 class Pictured(Struct, frozen=True):
     """What both arms answered, of one cell."""
 
     row: Comparison
+    """With its verdict where there is nothing to test."""
     found: answers.Changes | None
-    why: tuple[str, str, str] = ("", "", "")
-    """(verdict, code, reason) where there is nothing to test."""
 
     @classmethod
     def of(cls, cell: Cell) -> Pictured:
@@ -182,18 +184,18 @@ class Pictured(Struct, frozen=True):
         before, after = both
         if before is None or after is None:
             reason = f"no record of the answers of the {' and the '.join(lacking)}"
-            return cls(cell.row, None, ("INCONCLUSIVE", "no-answers", reason))
+            return cls(cell.row.told("INCONCLUSIVE", "no-answers", reason), None)
         held = [next((r.contents["images"] for r in s.records if "images" in r.contents), "")
                 for s in cell.sides]  # fmt: skip
         if all(held) and held[0] != held[1]:
             reason = "differs: what the images hold (SHA-256)"
-            return cls(cell.row, None, ("INCOMPARABLE", "other-pictures", reason))
+            return cls(cell.row.told("INCOMPARABLE", "other-pictures", reason), None)
         if (found := answers.changes(before, after)) is None:
             reason = "differs: the pictures, their labels, or the number of classes"
-            return cls(cell.row, None, ("INCOMPARABLE", "other-pictures", reason))
+            return cls(cell.row.told("INCOMPARABLE", "other-pictures", reason), None)
         if cell.row.judged == "accuracy" and not found.labelled:
             reason = "no picture has a label that counts"
-            return cls(cell.row, None, ("INCONCLUSIVE", "no-answers", reason))
+            return cls(cell.row.told("INCONCLUSIVE", "no-answers", reason), None)
         return cls(cell.row, found)
 
     def chances(self, margin: float, level: float) -> tuple[float, float]:
@@ -209,16 +211,16 @@ class Pictured(Struct, frozen=True):
         )
         return first, second
 
-    def judged(self, rule: Rule, corrected: Sequence[float]) -> Comparison:
-        """``corrected``: its `chances`, over all cells."""
+    def judged(self, rule: Rule, worse: float, better: float) -> Comparison:
+        """``worse``, ``better``: its `chances`, corrected over all cells."""
         f = self.found
         if f is None:
-            return _told(self.row, *self.why)
+            return self.row
         agreement = self.row.judged == "agreement"
         n = f.asked if agreement else f.labelled
         if agreement:
             shares = (1.0, 1 - f.changed / n)
-            ends = [-x for x in reversed(answers.bounds(f.changed, n, 0.025))]
+            ends = [-x for x in reversed(stats.exact_bounds(f.changed, n, 0.025))]
         else:
             shares = (f.correct[0] / n, f.correct[1] / n)
             ends = list(answers.interval(f.lost, f.gained, n))
@@ -228,20 +230,20 @@ class Pictured(Struct, frozen=True):
                       difference=shares[1] - shares[0], low=ends[0], high=ends[1],
                       changed=(f.changed, f.asked))  # fmt: skip
         if not f.changed:
-            return _told(row, "EQUIVALENT", "identical", f"all {f.asked:,} answers are the same")
+            return row.told("EQUIVALENT", "identical", f"all {f.asked:,} answers are the same")
         seen = f"{f.changed:,} of {f.asked:,} answers changed"
         if not agreement:
             seen += f": {f.lost:,} right before, {f.gained:,} right now"
         margin = f"{100 * rule.delta:.3g} point{'' if rule.delta == 0.01 else 's'}"
-        p = min(corrected)
+        p = min(worse, better)
         if p < rule.alpha:
-            verdict = "REGRESSED" if corrected[0] <= corrected[1] else "IMPROVED"
-            return replace(_told(row, verdict, "confirmed", f"{seen}, beyond {margin}"), p=p)
+            verdict = "REGRESSED" if worse <= better else "IMPROVED"
+            return replace(row.told(verdict, "confirmed", f"{seen}, beyond {margin}"), p=p)
         if -rule.delta < ends[0] and ends[1] < rule.delta:
             reason = f"{seen}: interval inside \u00b1{margin}"
-            return _told(row, "EQUIVALENT", "inside-margin", reason)
+            return row.told("EQUIVALENT", "inside-margin", reason)
         reason = f"{seen}: too few pictures to tell \u00b1{margin} (policy.accuracy_images)"
-        return _told(row, "INCONCLUSIVE", "few-pictures", reason)
+        return row.told("INCONCLUSIVE", "few-pictures", reason)
 
 
 # ------------------------------------------------------------------------------ bytes and times
@@ -254,7 +256,7 @@ def _exact(cells: Sequence[Cell], rule: Rule) -> list[Comparison]:
         name = cell.row.judged
         first, second = ([v for r in s.timed if (v := value(name, r))] for s in cell.sides)
         if not first and not second and name == "preparation":
-            found.append(_told(cell.row, "EQUIVALENT", "identical", "nothing is prepared"))
+            found.append(cell.row.told("EQUIVALENT", "identical", "nothing is prepared"))
             continue
         if not first or not second:
             found.append(_unknown(cell.row))
@@ -263,17 +265,17 @@ def _exact(cells: Sequence[Cell], rule: Rule) -> list[Comparison]:
         row = replace(cell.row, baseline=before, candidate=after, ratio=after / before, n=(1, 1))
         if before == after:
             same = "the same artefact" if name == "preparation" else "equal"
-            found.append(_told(row, "EQUIVALENT", "identical", same))
+            found.append(row.told("EQUIVALENT", "identical", same))
         elif name == "preparation":
             reason = "made once in each arm: one time says nothing of its noise"
-            found.append(_told(row, "INCONCLUSIVE", "once", reason))
+            found.append(row.told("INCONCLUSIVE", "once", reason))
         elif abs(math.log(after / before)) > math.log1p(rule.delta):
             verdict = "REGRESSED" if after > before else "IMPROVED"
             reason = f"{after - before:+,.0f} bytes, beyond {units.percentage(rule.delta)}"
-            found.append(_told(row, verdict, "confirmed", reason))
+            found.append(row.told(verdict, "confirmed", reason))
         else:
             reason = f"{after - before:+,.0f} bytes, inside \u00b1{units.percentage(rule.delta)}"
-            found.append(_told(row, "EQUIVALENT", "inside-margin", reason))
+            found.append(row.told("EQUIVALENT", "inside-margin", reason))
     return found
 
 
@@ -281,43 +283,63 @@ def _unknown(row: Comparison) -> Comparison:
     lacking = "not recorded on both sides"
     if row.judged == "p99":
         lacking = f"fewer than {ENOUGH} batches in a process: lengthen policy.duration_s"
-    return _told(row, "INCONCLUSIVE", "no-figure", lacking)
+    return row.told("INCONCLUSIVE", "no-figure", lacking)
 
 
 def _noisy(cells: Sequence[Cell], rule: Rule) -> list[Comparison]:
     """What varies from process to process."""
-    keyed = {str(n): pairs(c.row.judged, c.pairs) for n, c in enumerate(cells) if c.pairs}
-    said = sequential_test.judge({key: each for key, each in keyed.items() if each}, rule)
+    had = {str(n): _measured(c.row.judged, c.pairs) for n, c in enumerate(cells) if c.pairs}
+    cases = {key: [pair for _, pair in each] for key, each in had.items() if each}
+    said = sequential_test.judge(cases, rule)
     stored = _stored([c for c in cells if c.pairs is None], rule)
     made = []
     for n, cell in enumerate(cells):
         if cell.pairs is None:
             made.append(stored[id(cell)])
         elif verdict := said.get(str(n)):
-            made.append(_of_pairs(cell, verdict))
+            row = of_pairs(cell.row, verdict, [values for values, _ in had[str(n)]])
+            if row.judged.endswith("memory"):
+                words = row.reason.replace("x slower ", "x more ").replace("x faster ", "x less ")
+                row = replace(row, reason=words)
+            made.append(row)
         else:
             made.append(_unknown(cell.row))
     return made
 
 
-def _of_pairs(cell: Cell, said: sequential_test.Verdict) -> Comparison:
-    name = cell.row.judged
-    sides = zip(*((value(name, b), value(name, c)) for b, c, _ in cell.pairs or ()), strict=True)
-    before, after = (
-        math.exp(fmean(math.log(v) for v in side[: said.pairs] if v)) for side in sides
-    )
-    effect = said.effect.value if said.effect else math.log(after / before)
-    ends = [math.exp(x) for x in (said.effect.interval() or ())] if said.effect else []
-    low, high = ends or (None, None)
-    reason = said.reason
-    if name.endswith("memory"):
-        reason = reason.replace("x slower ", "x more ").replace("x faster ", "x less ")
-    return replace(
-        cell.row, verdict=said.verdict, code=said.code, reason=reason, p=said.p,
-        baseline=before, candidate=after, ratio=math.exp(effect), low=low, high=high,
-        n=(said.pairs, said.pairs), pairs=said.pairs, pair_sd=said.pair_sd,
-        smallest_detectable=said.smallest_detectable,
+def of_pairs(
+    row: Comparison,
+    said: sequential_test.Verdict,
+    values: Sequence[tuple[float | None, float | None]],
+    sign: int = 1,
+) -> Comparison:
+    """``row`` with what is said of the pairs, and the median of both arms' ``values`` over those
+    that it rests on. ``sign``: -1 of images/s, since the effect is one of cost."""
+    row = replace(
+        row.told(said.verdict, said.code, said.reason), p=said.p, n=(said.pairs, said.pairs),
+        pairs=said.pairs, pair_sd=said.pair_sd, smallest_detectable=said.smallest_detectable,
     )  # fmt: skip
+    if not said.pairs:
+        return row
+    before, after = (
+        math.exp(median(math.log(v) for v in side if v))
+        for side in zip(*values[: said.pairs], strict=True)
+    )
+    if said.effect is None:
+        return replace(row, baseline=before, candidate=after, ratio=after / before)
+    bounds = sorted(math.exp(sign * bound) for bound in said.effect.interval() or ())
+    low, high = bounds or (None, None)
+    return replace(row, baseline=before, candidate=after, low=low, high=high,
+                   ratio=math.exp(sign * said.effect.value))  # fmt: skip
+
+
+def of_repeats(
+    row: Comparison, sides: Sequence[Sequence[float]], ratio: stats.LogRatio
+) -> Comparison:
+    """``row`` with the means of both sides' repeats, and their ``ratio``."""
+    (before, after), e = map(stats.geometric_mean, sides), ratio.estimate()
+    return replace(row, baseline=before.value, candidate=after.value, ratio=e.value, low=e.low,
+                   high=e.high, n=ratio.n)  # fmt: skip
 
 
 def _stored(cells: Sequence[Cell], rule: Rule) -> dict[int, Comparison]:
@@ -327,27 +349,22 @@ def _stored(cells: Sequence[Cell], rule: Rule) -> dict[int, Comparison]:
     for cell in cells:
         each = [[v for r in s.timed if (v := value(cell.row.judged, r))] for s in cell.sides]
         if all(each):
-            costs[id(cell)] = cost = stats.welch(
-                each[0], each[1], (cell.sides[0].pilot, cell.sides[1].pilot)
-            )
-            (before, after), e = map(stats.geometric_mean, each), cost.estimate()
-            rows[id(cell)] = replace(cell.row, baseline=before.value, candidate=after.value,
-                                     ratio=e.value, low=e.low, high=e.high, n=cost.n)  # fmt: skip
+            cost = stats.welch(each[0], each[1], (cell.sides[0].pilot, cell.sides[1].pilot))
+            costs[id(cell)], rows[id(cell)] = cost, of_repeats(cell.row, each, cost)
     margin, told = math.log1p(rule.delta), units.percentage(rule.delta)
-    down = {at: replace(cost, mean=-cost.mean) for at, cost in costs.items()}
-    chances = stats.holm([c.p_above(margin) for c in (*costs.values(), *down.values())])
-    for at, worse, better in zip(costs, chances, chances[len(costs) :], strict=False):
-        row, bounds, p = rows[at], costs[at].interval(), min(worse, better)
+    chances = stats.holm_both([cost.p_either_way(margin) for cost in costs.values()])
+    for (at, cost), (worse, better) in zip(costs.items(), chances, strict=True):
+        row, bounds, p = rows[at], cost.interval(), min(worse, better)
         if not row.judged.endswith("memory"):
-            rows[at] = _told(row, "INCONCLUSIVE", "no-history", "of two stored runs; use an A/B")
+            rows[at] = row.told("INCONCLUSIVE", "no-history", "of two stored runs; use an A/B")
         elif bounds is None:
-            rows[at] = _told(row, "INCONCLUSIVE", "few-repeats", "1 repeat: no interval")
+            rows[at] = row.told("INCONCLUSIVE", "few-repeats", "1 repeat: no interval")
         elif p < rule.alpha:
             verdict = "REGRESSED" if worse < better else "IMPROVED"
-            rows[at] = replace(_told(row, verdict, "confirmed", f"beyond {told}"), p=p)
+            rows[at] = replace(row.told(verdict, "confirmed", f"beyond {told}"), p=p)
         elif -margin < bounds[0] and bounds[1] < margin:
-            rows[at] = _told(row, "EQUIVALENT", "inside-margin", f"interval inside \u00b1{told}")
+            rows[at] = row.told("EQUIVALENT", "inside-margin", f"interval inside \u00b1{told}")
         else:
             reason = f"the interval reaches across \u00b1{told}"
-            rows[at] = _told(row, "INCONCLUSIVE", "wide-interval", reason)
+            rows[at] = row.told("INCONCLUSIVE", "wide-interval", reason)
     return rows

@@ -62,14 +62,14 @@ def join(
     pairings = [p for p in (base.header.pairing, candidate.header.pairing) if p]
     rates = any(p.rates for p in pairings)
     told = {word.partition("=")[0] for p in pairings for word in p.differs.split(",")}
-    apart = bool(told & {"python", "ref"})
+    separate = not told.isdisjoint(("python", "ref"))
     trees = tuple(p.tree for p in pairings)
     kept = []
     for b, c in zip(base.header.planned, candidate.header.planned, strict=True):
         one, other, by = first[b.key], second[c.key], rates or by_rate(b, c)
         if any(s.status not in ("unavailable", "unsupported") for s in (one, other)):
             pairs = None if lost(one, other) else _join(one, other, by)
-            built = apart or any(cell.backend in REBUILT for cell in (b, c))
+            built = separate or any(cell.backend in REBUILT for cell in (b, c))
             kept.append(Match(one, other, by, pairs, built, trees))
     return Arms(rule, kept)
 
@@ -323,7 +323,8 @@ def _row(match: Match, said: sequential_test.Verdict | None, left: Left | None) 
         return _blank(match)
     places = [n for n, both in enumerate(match.pairs) if both.pair]
     used = match.pairs[: places[said.pairs] if said.pairs < len(places) else None]
-    row = _judged(_blank(match), said, used, match)
+    values = [both.values for both in used if both.pair]
+    row = metrics.of_pairs(_blank(match), said, values, -1 if match.rates else 1)
     if match.built and row.verdict in ("REGRESSED", "IMPROVED"):
         row = replace(row, reason=f"{row.reason}; {ONE_BUILD}")
     if left:
@@ -345,46 +346,22 @@ def _blank(match: Match) -> Comparison:
         code=code, reason=reason, baseline_key="" if b.key == c.key else b.key, interleaved=True,
     )  # fmt: skip
     if words := apart(b, c):
-        return replace(row, verdict="INCOMPARABLE", code="different-question", reason=words)
+        return row.told("INCOMPARABLE", "different-question", words)
     return row
-
-
-def _judged(
-    row: Comparison, said: sequential_test.Verdict, used: Sequence[Both], match: Match
-) -> Comparison:
-    """With the verdict, and the metric of both arms over the pairs that it rests on."""
-    row = replace(
-        row, verdict=said.verdict, code=said.code, reason=said.reason, p=said.p,
-        n=(said.pairs, said.pairs), pairs=said.pairs, pair_sd=said.pair_sd,
-        smallest_detectable=said.smallest_detectable,
-    )  # fmt: skip
-    values = [x.values for x in used if x.pair]
-    if not values:
-        return row
-    before, after = (
-        math.exp(median(math.log(v) for v in side if v)) for side in zip(*values, strict=True)
-    )
-    row = replace(row, baseline=before, candidate=after)
-    if said.effect is None:
-        return replace(row, ratio=after / before)
-    sign = -1 if match.rates else 1  # the effect is one of cost
-    bounds = sorted(math.exp(sign * bound) for bound in said.effect.interval() or ())
-    low, high = bounds or (None, None)
-    return replace(row, ratio=math.exp(sign * said.effect.value), low=low, high=high)
 
 
 def _doubted(row: Comparison, match: Match, used: Sequence[Both]) -> Comparison:
     """With what stands against the verdict of the pairs."""
     broke = failures(match.baseline, match.candidate)
     if broke and row.verdict != "REGRESSED":
-        return replace(row, verdict="MISSING", code="failed", reason=broke)
+        return row.told("MISSING", "failed", broke)
     if broke:
         row = replace(row, reason=f"{row.reason}; {broke}")
     spoilt = {f: fmean(f in x.flags for x in used) for f in MACHINE if used}
     flags = [f"{flag} in {units.percent(s, 0)}" for flag, s in spoilt.items() if s > SPOILT_SHARE]
     if flags:
         reason = f"{', '.join(flags)} of the pairs; else {row.verdict}: {row.reason}"
-        return replace(row, verdict="INCONCLUSIVE", code="invalid-machine", reason=reason)
+        return row.told("INCONCLUSIVE", "invalid-machine", reason)
     return row
 
 
@@ -402,9 +379,11 @@ def label(baseline: Cell, candidate: Cell, trees: Sequence[str] = ("", "")) -> s
     same = baseline.backend == candidate.backend
     words = [
         old if old == new else f"{old} -> {new}"
-        for old, new in zip(_words(baseline, same), _words(candidate, same), strict=True)
+        for (old, unsaid), (new, _) in zip(baseline.words, candidate.words, strict=True)
+        if (old, new) != (unsaid, unsaid)
     ]
-    words = [word for word in words if word not in _UNSAID]
+    if not same:
+        words[0] = " -> ".join(map(_engine, (baseline, candidate)))
     for name in sorted({*baseline.options, *candidate.options}) if same else ():
         old, new = (str(c.options.get(name, "unset")) for c in (baseline, candidate))
         words.append(f"{name}={new}" if old == new else f"{name}={old} -> {new}")
@@ -418,34 +397,12 @@ def label(baseline: Cell, candidate: Cell, trees: Sequence[str] = ("", "")) -> s
     return " ".join(words) + (f" ({', '.join(unseen)})" if unseen else "")
 
 
+def _engine(c: Cell) -> str:
+    options = ", ".join(f"{k}={v}" for k, v in sorted(c.options.items()))
+    return f"{c.backend} ({options})" if options else c.backend
+
+
 def _within(path: str, tree: str) -> str:
     """Without the folder ``tree`` that it begins with, and without '..'."""
     inside = tree and path.startswith(f"{tree}/")
     return os.path.normpath(path.removeprefix(f"{tree}/")) if inside else path
-
-
-_UNSAID = (
-    "warm cache",
-    "auto sharing",
-    "1/device",
-    "compute",
-    "float32 input",
-    "independent",
-    "no decoder",
-    "auto",
-    "0 loading",
-)
-"""Where both arms have it, as in `Cell.label`."""
-
-
-def _words(c: Cell, same: bool) -> list[str]:
-    """As in `Cell.label`. ``same``: the arms' backends, so that options are told apart."""
-    options = "" if same else ", ".join(f"{k}={v}" for k, v in sorted(c.options.items()))
-    backend = f"{c.backend} ({options})" if options else c.backend
-    path = ["no decoder", "auto", "0 loading"]
-    if c.boundary == "pipeline":
-        path = [c.decoder, c.loader, f"{c.loader_cores} loading"]
-    return [backend, c.precision, f"b{c.batch_size}", f"x{c.replicas}",
-            f"{c.replicas_per_device}/device", c.sharing, c.scenario, c.boundary,
-            f"{c.cache} cache",
-            f"{c.input} input", c.dispatch, *path]  # fmt: skip

@@ -207,7 +207,7 @@ def _own(d: tuple[float, ...], rule: Rule, early: bool) -> _Own:
         return before
     p, level = {sign: _chance(d, sign, rule) for sign in (1, -1)}, levels(rule)[n]
     sign = before.sign or next((s for s in p if p[s] <= level), 0)
-    equal = not sign and n in rule.looks and _shift(d).inside(math.log1p(rule.delta))
+    equal = not sign and n in rule.looks and shift(d).inside(math.log1p(rule.delta))
     return _Own(sign, n if equal else 0, (*before.looks, (n, p)))
 
 
@@ -219,7 +219,8 @@ def _chance(d: tuple[float, ...], sign: int, rule: Rule) -> float:
 
 
 @lru_cache(maxsize=1 << 14)
-def _shift(d: tuple[float, ...]) -> Shift:
+def shift(d: tuple[float, ...]) -> Shift:
+    """Where differences lie."""
     return Shift(*signed_rank.around(d, LEVEL), len(d))
 
 
@@ -269,14 +270,15 @@ def _verdict(
 ) -> Verdict:
     d, closed = cell.d, cell.own.closed
     n = max(found[0], min(rule.looks[0], len(d))) if found else closed or len(d)
-    effect = _shift(d[:n]) if n > 1 else None
+    effect = shift(d[:n]) if n > 1 else None
     sd = effect.sd if effect and math.isfinite(effect.half) else None
-    if closed:
-        doubt, inside = not_steady(pairs[:n], rule), f"interval inside \u00b1{_delta(rule)}"
-        told = ("INCONCLUSIVE", "not-steady", doubt) if doubt else (
-            "EQUIVALENT", "inside-margin", inside)  # fmt: skip
-    else:
+    if not closed:
         told = _words(cell, effect, found, family, rule)
+    elif doubt := not_steady(pairs[:n], rule):
+        told = "INCONCLUSIVE", "not-steady", doubt
+    else:
+        inside = f"interval inside \u00b1{units.percentage(rule.delta)}"
+        told = "EQUIVALENT", "inside-margin", inside
     return Verdict(
         verdict=told[0], code=told[1], reason=told[2], effect=effect, pairs=n, pair_sd=sd,
         p=found[1] if found else None,
@@ -284,15 +286,11 @@ def _verdict(
     )  # fmt: skip
 
 
-def _delta(rule: Rule) -> str:
-    return units.percentage(rule.delta)
-
-
 def _words(
     cell: _Cell, effect: Shift | None, found: tuple[int, float] | None, family: int, rule: Rule
 ) -> tuple[str, str, str]:
     """(verdict, reason code, reason) of what is not inside the margin."""
-    margin, delta, d = math.log1p(rule.delta), _delta(rule), cell.d
+    margin, delta, d = math.log1p(rule.delta), units.percentage(rule.delta), cell.d
     if found:
         n, p = found
         how = (
@@ -314,8 +312,8 @@ def _words(
 
 def _seen(d: tuple[float, ...], rule: Rule) -> str:
     """'about 7x faster in 21 of 21 pairs': so many lie beyond the margin."""
-    value = _shift(d).value
-    sign, times = (1 if value > 0 else -1), math.exp(min(700.0, abs(value)))
+    value = shift(d).value
+    sign, times = (1 if value > 0 else -1), math.exp(min(stats.MOST_LOG, abs(value)))
     won = sum(sign * x > math.log1p(rule.delta) for x in d)
     size = f"{times:.2f}" if times < 2 else units.significant(times, 2)
     return f"about {size}x {'slower' if sign > 0 else 'faster'} in {won} of {len(d)} pairs"
@@ -387,7 +385,7 @@ def _pairs_for(cell: _Cell, family: int, rule: Rule) -> int | None:
 @lru_cache(maxsize=1 << 14)
 def _forecast(d: tuple[float, ...], family: int, rule: Rule) -> int | None:
     """The same, from as many pairs as some look has."""
-    effect, later = _shift(d), [n for n in rule.looks if n > len(d)]
+    effect, later = shift(d), [n for n in rule.looks if n > len(d)]
     sd, size, margin = effect.sd, abs(effect.value), math.log1p(rule.delta)
     hope = HOPE * sd / math.sqrt(effect.n)
     for n in later:
@@ -425,7 +423,7 @@ def not_steady(used: Sequence[Pair], rule: Rule) -> str:
 
 def _moved(trends: Sequence[float], rule: Rule) -> float:
     """By how much, where that is more than half the margin and three standard errors; else 0."""
-    trend = _shift(tuple(trends))
+    trend = shift(tuple(trends))
     least = max(math.log1p(rule.delta) / 2, 3 * trend.sd / math.sqrt(trend.n))
     return trend.value if abs(trend.value) > least else 0.0
 
@@ -440,7 +438,8 @@ def smallest_detectable(sd: float, pairs: int, family: int, rule: Rule) -> float
     beyond = _reaches(last, family, rule)[0] / math.sqrt(last)
     kept = beyond + max(unlucky / math.sqrt(last), (unlucky - HOPE) / math.sqrt(FUTILE))
     bound = _upper(sd, pairs - 1)
-    return math.expm1(min(700.0, math.log1p(rule.delta) + min(kept * bound, FAR + 2.5 * bound)))
+    beyond = min(kept * bound, FAR + 2.5 * bound)
+    return math.expm1(min(stats.MOST_LOG, math.log1p(rule.delta) + beyond))
 
 
 def finds(sd: float, pairs: int, family: int, rule: Rule) -> float:

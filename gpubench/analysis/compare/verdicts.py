@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpubench.analysis.compare import sequential_test
 from gpubench.analysis.summary import Summary
@@ -101,6 +102,10 @@ class Comparison(Struct, frozen=True, kw_only=True):
     most the metric's share of alpha."""
     baseline_key: str = ""
     """The baseline's cell where it is another one: A/B of two backends."""
+
+    def told(self, verdict: str, code: str, reason: str) -> Comparison:
+        """With a verdict, its code and its reason."""
+        return replace(self, verdict=verdict, code=code, reason=reason)
 
 
 def caveat(comparisons: Sequence[Comparison]) -> str:

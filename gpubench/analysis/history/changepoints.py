@@ -158,7 +158,7 @@ def detectable(costs: Sequence[float], delta: float, alpha: float) -> float | No
     return math.expm1(min(stats.MOST_LOG, max(found, math.log1p(delta)) + power))
 
 
-def places(costs: Sequence[float]) -> int:
+def places(costs: Sequence[float] | Floats) -> int:
     """Where a change could be."""
     return max(0, len(costs) - 2 * SHORTEST + 1)
 
@@ -180,7 +180,7 @@ def _noise(costs: Sequence[float]) -> float:
     The median of their absolute values, so that the changes themselves do not count.
     """
     steps = [abs(b - a) for a, b in pairwise(costs)]
-    return median(steps) * 1.4826 / math.sqrt(2) if steps else 0.0
+    return stats.MAD_SD * median(steps) / math.sqrt(2) if steps else 0.0
 
 
 def calmed(costs: Sequence[float]) -> list[float]:
@@ -213,7 +213,7 @@ def _lasts(series: _Series, run: Floats, base: float, level: float) -> bool:
 
 def _breaks(series: _Series, ends: list[int], margin: float, alpha: float) -> list[Break]:
     """The weakest is dropped until each that is left holds by itself."""
-    where = len(series.calm) - 2 * SHORTEST + 1
+    where = places(series.calm)
     while len(ends) > 2:
         found, variance = _tested(series.calm, ends, where)
         doubts = [
@@ -262,8 +262,7 @@ def _variance(rest: Floats, fitted: int, dof: int) -> float:
 
 
 def _p(effect: stats.LogRatio, where: int) -> float:
-    p = 2 * replace(effect, mean=abs(effect.mean)).p_above(0.0)
-    return min(1.0, p * where)
+    return min(1.0, 2 * min(effect.p_either_way(0.0)) * where)
 
 
 def _holds(series: _Series, begin: int, b: Break, end: int) -> bool:

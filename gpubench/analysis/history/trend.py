@@ -6,7 +6,6 @@ A run on a machine with another fingerprint belongs to another series. What a se
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -38,7 +37,6 @@ from gpubench.suite.types import Rule, title
 _RULE = Rule()
 MOST_TOLD = 3
 """Of the files that are of no use, where none is."""
-_log = logging.getLogger(__name__)
 
 
 class Point(Struct, frozen=True, kw_only=True):
@@ -146,7 +144,7 @@ class Trend(Struct, frozen=True, kw_only=True):
         return "ns" if self.latency else "images/s"
 
 
-def find(directory: Path, note: Callable[[str], object] = _log.warning) -> Iterator[RecordFile]:
+def find(directory: Path, note: Callable[[str], object]) -> Iterator[RecordFile]:
     """Every run's records below ``directory``, read one at a time.
 
     ``note`` is told what is left out: files that cannot be read, and arms of interleaved A/B,
@@ -281,7 +279,7 @@ def _searched(t: Trend, delta: float, level: float, alpha: float) -> Trend:
     ]
 
     def moved(by: Break | Ramp, first: int, last: int) -> dict[str, Any]:
-        ratio = replace(by.effect, mean=sign * by.effect.mean).estimate()
+        ratio = (by.effect if t.latency else by.effect.mirrored()).estimate()
         return {"slower": by.effect.mean > 0, "before": value(cost(first)),
                 "after": value(cost(last)), "ratio": ratio,
                 "p": min(1.0, by.p * alpha / level)}  # fmt: skip

@@ -28,38 +28,32 @@ LEFT_OVER = 0.2
 """Of the shortfall; the estimates of the other causes err by as much."""
 
 
-class Kind(Struct, frozen=True):
-    """What a cause is called, and what to do about it."""
-
-    name: str
-    remedy: str
-
-
-KINDS = {
-    "straggler": Kind(
-        "straggler", "look at that device's clocks, heat, link and neighbours, or leave it out"
+KINDS: dict[str, tuple[str, str]] = {
+    "straggler": (
+        "straggler",
+        "look at that device's clocks, heat, link and neighbours, or leave it out",
     ),
-    "dispatch": Kind("waiting for the slowest", "hand batches out to whoever is free: dynamic"),
-    "scheduler": Kind("scheduler", "larger batches: each is one request to the scheduler"),
-    "host-bound": Kind("host-bound", "larger batches, CUDA graphs, compilation; more host cores"),
-    "copy-bound": Kind("copies", "fewer bytes per image, pinned memory, links of their own"),
-    "small-batch": Kind("smaller batch", "a larger total batch, so that each replica has enough"),
-    "cpu-quota": Kind("CPU quota", "raise the container's CPU limit, or use fewer replicas"),
-    "oversubscribed": Kind("too few cores", "fewer replicas, or fewer cores for each"),
-    "cpu-starved": Kind("starved of CPU", "leave cores free; pin what else runs elsewhere"),
-    "cpu-steal": Kind("stolen CPU time", "a machine whose cores are not shared with others"),
-    "other-processes": Kind("other processes", "stop them, or keep them off these cores"),
-    "thermal": Kind("heat or power brake", "better cooling; lower clocks that it can keep"),
-    "power-cap": Kind("power cap", "a higher power limit, or compare at clocks it can keep"),
-    "clocks": Kind("lower clocks", "lock the clocks to what all devices can keep together"),
-    "shared-device": Kind("shared device", "one replica per device, unless the batch is small"),
-    "shared-memory": Kind(
+    "dispatch": ("waiting for the slowest", "hand batches out to whoever is free: dynamic"),
+    "scheduler": ("scheduler", "larger batches: each is one request to the scheduler"),
+    "host-bound": ("host-bound", "larger batches, CUDA graphs, compilation; more host cores"),
+    "copy-bound": ("copies", "fewer bytes per image, pinned memory, links of their own"),
+    "small-batch": ("smaller batch", "a larger total batch, so that each replica has enough"),
+    "cpu-quota": ("CPU quota", "raise the container's CPU limit, or use fewer replicas"),
+    "oversubscribed": ("too few cores", "fewer replicas, or fewer cores for each"),
+    "cpu-starved": ("starved of CPU", "leave cores free; pin what else runs elsewhere"),
+    "cpu-steal": ("stolen CPU time", "a machine whose cores are not shared with others"),
+    "other-processes": ("other processes", "stop them, or keep them off these cores"),
+    "thermal": ("heat or power brake", "better cooling; lower clocks that it can keep"),
+    "power-cap": ("power cap", "a higher power limit, or compare at clocks it can keep"),
+    "clocks": ("lower clocks", "lock the clocks to what all devices can keep together"),
+    "shared-device": ("shared device", "one replica per device, unless the batch is small"),
+    "shared-memory": (
         "memory, cache or power",
         "smaller models or precisions; replicas on other sockets; fewer replicas",
     ),
-    "unexplained": Kind("unexplained", "compare the samples over time, and measure again"),
+    "unexplained": ("unexplained", "compare the samples over time, and measure again"),
 }
-"""Every cause, by key."""
+"""Every cause, by key: what it is called, and what to do about it."""
 
 
 class Cause(Struct, frozen=True, kw_only=True):
@@ -77,7 +71,7 @@ class Cause(Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """'straggler'."""
-        return KINDS[self.key].name
+        return KINDS[self.key][0]
 
     @property
     def short(self) -> str:
@@ -152,7 +146,7 @@ def _causes(p: Pair) -> list[Cause]:
         found.append(found_by.rest(p, found))
         shares[len(found) - 1] = left_over
     made = [
-        Cause(key=f.key, words=f.words, evidence=f.evidence, remedy=KINDS[f.key].remedy,
+        Cause(key=f.key, words=f.words, evidence=f.evidence, remedy=KINDS[f.key][1],
               share=shares.get(n))
         for n, f in enumerate(found)
         if (shares.get(n, 1.0) or 0.0) >= LEAST

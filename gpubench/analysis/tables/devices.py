@@ -31,7 +31,8 @@ def kind(environment: Mapping[str, Any], each: bool = False) -> str:
     if not gpus:
         cpu = environment.get("cpu") or {}
         return f"{cpu.get('model', 'unknown CPU')} ({count(cpu.get('usable') or 0, 'core')})"
-    names = [f"{g.get('name')} ({(g.get('total_bytes') or 0) / 1e9:.2g} GB)" for g in gpus]
+    sizes = [(telemetry.number(g, "total_bytes") or 0) / 1e9 for g in gpus]
+    names = [f"{g.get('name')} ({size:.2g} GB)" for g, size in zip(gpus, sizes, strict=True)]
     if len(set(names)) > 1:
         return ", ".join(names)
     return names[0] if each or len(names) == 1 else f"{len(names)} x {names[0]}"
@@ -66,7 +67,7 @@ def _settings(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _capped(gpu: Mapping[str, Any]) -> dict[str, str]:
-    cap, default = gpu.get("power_cap_w"), gpu.get("power_default_w")
+    cap, default = (telemetry.number(gpu, f"power_{name}_w") for name in ("cap", "default"))
     if not cap or not default:
         return {}
     return {"power cap": f"{cap:g} of {default:g} W" if cap < default else "none"}
@@ -80,7 +81,8 @@ def bests(
     for s in summaries:
         runs.setdefault(s.run, []).append(s)
     words = {s.policy.max_latency for s in summaries}
-    limit = goal.max_latency("policy.max_latency", words.pop()) if words and all(words) else None
+    (word,) = words if len(words) == 1 else ("",)  # of runs with several limits none holds for all
+    limit = goal.max_latency("policy.max_latency", word) if word else None
     won = {run: best(_keeping(rows, limit), latency=False) for run, rows in runs.items()}
     found = {run: each.summary for run, each in won.items() if each}
     return {run: kind(rows[0].environment) for run, rows in runs.items()}, limit, found
@@ -93,24 +95,15 @@ def build(summaries: Sequence[Summary]) -> Table:
     interval. Speed-ups are against the first run's.
     """
     named, limit, found = bests(summaries)
-    columns = (
-        Column("device"),
-        Column("configuration", help="with the most images/s"),
-        Column("images/s", "images/s", "higher", "images of all replicas / wall time"),
-        Column("speed-up", "x", "higher", "images/s against the first device's"),
-        *((Column(limit.metric.name, "ns", "lower", limit.text),) if limit else ()),
-        Column("cost per million", "cost", "lower", "images, in the currency of the price"),
-        Column("energy per million", "kWh", "lower", "images: of the devices that were used"),
-        FLAGS,
-        KEY,
-    )
     notes = [
         "The configuration with the most images/s on each device"
         + (f" of those that keep {limit.text}" if limit else "")
         + ", and what it is against the first. Each device was measured in a session of its own."
     ]
+    if len({s.policy.max_latency for s in summaries}) > 1:
+        notes.append("The runs do not ask for the same limit (policy.max_latency): none counts.")
     if len(set(named.values())) < 2:
-        return Table("Devices", columns, [], notes)
+        return Table("Devices", (), [], notes)
     first, *others = (next(s for s in summaries if s.run == run) for run in named)
     notes += [f"{named[s.run]}: {text}" for s in others
               if (text := beside(first.environment, s.environment))]  # fmt: skip
@@ -119,32 +112,42 @@ def build(summaries: Sequence[Summary]) -> Table:
     if base is not None and base.run != (lead := next(iter(named))):
         said = f"does not keep {limit.text}" if limit else "measured nothing"
         notes.append(f"{named[lead]}, the first, {said}: speed-ups are against {named[base.run]}.")
+    extra: list[tuple[Column, dict[str, Any]]] = []
+    for column, read in (
+        (limit and Column(limit.metric.name, "ns", "lower", limit.text),
+         lambda s: limit and _latency(s, limit)),
+        (Column("cost per million", "cost", "lower", "images, in the currency of the price"),
+         _cost),
+        (Column("energy per million", "kWh", "lower", "images: of the devices that were used"),
+         _energy),
+    ):  # fmt: skip
+        values = {run: read(s) for run, s in found.items()}
+        extra += [(column, values)] if column and any(values.values()) else []
     rows = []
     for run, name in named.items():
         if run not in found or base is None:
             why = Estimate(why="nothing keeps the limit" if limit else "nothing measured")
-            rows.append([name, "", why, "", *([""] if limit else []), "", "", [], ""])
+            rows.append([name, "", why, "", *("" for _ in extra), [], ""])
             continue
         s = found[run]
         times = gain(base, s) if s is not base else Estimate(value=1.0)
-        rows.append([
-            name, labels[run], s.throughput, times, *([_latency(s, limit)] if limit else []),
-            _cost(s), _energy(s), flags_of(s), s.key,
-        ])  # fmt: skip
-    blank = [c for c in ("cost per million", "energy per million")
-             if not any(row[_at(columns, c)] for row in rows)]  # fmt: skip
-    kept = [n for n, c in enumerate(columns) if c.name not in blank]
+        rows.append([name, labels[run], s.throughput, times, *(of[run] for _, of in extra),
+                     flags_of(s), s.key])  # fmt: skip
     counted = {named[run]: {r.telemetry["energy"]["source"] for r in s.timed
                             if r.telemetry.get("energy")} for run, s in found.items()}  # fmt: skip
     if len(set().union(*counted.values())) > 1:
         by = "; ".join(f"{name}: {', '.join(sorted(of)) or 'none'}" for name, of in counted.items())
         notes.append(f"Energy is of different parts of these machines, by what counts it: {by}.")
-    return Table("Devices", tuple(columns[n] for n in kept),
-                 [[row[n] for n in kept] for row in rows], notes)  # fmt: skip
-
-
-def _at(columns: Sequence[Column], name: str) -> int:
-    return [c.name for c in columns].index(name)
+    columns = (
+        Column("device"),
+        Column("configuration", help="with the most images/s"),
+        Column("images/s", "images/s", "higher", "images of all replicas / wall time"),
+        Column("speed-up", "x", "higher", "images/s against the first device's"),
+        *(column for column, _ in extra),
+        FLAGS,
+        KEY,
+    )
+    return Table("Devices", columns, rows, notes)
 
 
 def _keeping(rows: Sequence[Summary], limit: Limit | None) -> list[Summary]:

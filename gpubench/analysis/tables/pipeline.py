@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any, Literal
 
 from gpubench.analysis import stats
-from gpubench.analysis.pipeline import Breakdown, breakdown
+from gpubench.analysis.pipeline import DATA, Breakdown, breakdown, facts
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, but, flags_of, gain, speedup
 from gpubench.analysis.tables.table import Body, Column, Part, Table, with_axes
@@ -30,7 +30,6 @@ BOUNDARIES = {
     "pipeline": "from encoded pictures to labels and scores",
 }
 """From the narrowest to the widest."""
-_DATA = ("read", "decode", "transform")
 _PATH = ("boundary", "decoder", "loader", "loader_cores")
 
 
@@ -173,16 +172,16 @@ def _given(summaries: Sequence[Summary]) -> Table:
     return with_axes(GIVEN, columns, body, notes)
 
 
-def facts(s: Summary) -> dict[str, Any]:
-    """What a record says of its pipeline, the loader's own words among the others; {}: nothing."""
-    said = next((p for r in s.timed if isinstance(p := r.facts.get("pipeline"), dict)), {})
+def told(s: Summary) -> dict[str, Any]:
+    """`facts` of the first record that has any, the loader's own words among the others."""
+    said = next((found for r in s.timed if (found := facts(r))), {})
     loader = said.get("loader")
     return {**loader, **said} if isinstance(loader, dict) else said
 
 
 def divided(s: Summary) -> str:
     """'1 core loads (threads), 1 computes, zero-copy'; '' if the record says nothing."""
-    said, own = facts(s), s.cell.cores
+    said, own = told(s), s.cell.cores
     loading, computing = _cores(said.get("loader_cores")), _cores(said.get("session_cores"))
     kind = said.get("kind") or said.get("loader")
     how = f" ({kind})" if isinstance(kind, str) else ""
@@ -204,7 +203,7 @@ def skipped(rows: Sequence[Summary]) -> list[str]:
     """'openvino .. pipeline pil: images skipped: 2 truncated', one for each loader that did."""
     lines: dict[str, list[str]] = {}
     for s in rows:
-        found = facts(s)
+        found = told(s)
         unusable = found.get("unusable")
         said = found.get("skipped") or (f"{unusable} unusable" if unusable else "")
         if isinstance(said, dict):
@@ -266,15 +265,14 @@ def data_rates(group: Sequence[Summary]) -> dict[int, float]:
         for r in s.timed:
             images = -(-s.cell.batch_size // _lanes(r))
             for x in r.replicas:
-                if spent := sum(x.stages_ns.get(k, 0) for k in _DATA):
+                if spent := sum(x.stages_ns.get(k, 0) for k in DATA):
                     found.setdefault(r.repeat, []).append(images * 1e9 / spent)
     return {repeat: median(values) for repeat, values in sorted(found.items())}
 
 
 def _lanes(r: Record) -> int:
     """How many cores its data stages were timed on."""
-    said = r.facts.get("pipeline")
-    lanes = said.get("lanes") if isinstance(said, dict) else None
+    lanes = facts(r).get("lanes")
     return lanes if type(lanes) is int and lanes > 0 else 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpubench.analysis.roofline import Share, against
+from gpubench.analysis.roofline import shares
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import Summary, flags_of
 from gpubench.analysis.tables.table import Body, Column, Table, with_axes
@@ -46,17 +46,6 @@ def table(summaries: Sequence[Summary]) -> Table:
                             if NO_CEILING in r.facts)  # fmt: skip
     notes += [f"Left out: {words}." for words in reasons]
     return with_axes(TITLE, ((Column("scenario"),) if several else ()) + COLUMNS, body, notes)
-
-
-def shares(s: Summary) -> dict[int, Share]:
-    """By repeat; from what the summary has computed already."""
-    return {
-        r.repeat: found
-        for r in s.timed
-        if r.ceiling
-        and (value := s.values.get(r.repeat))
-        and (found := against(s.cell, r.ceiling, value))
-    }
 
 
 def estimate(s: Summary) -> Estimate:

@@ -6,7 +6,7 @@ each report formats them, and sorts by what they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -108,13 +108,17 @@ def with_axes(
     values = zip(*((s.run, *axis_values(s)) for s, _ in body), strict=True)
     axes = {a: v for a, v in zip(("run", *AXES), values, strict=True) if a not in hidden}
     shown = [a for a, v in axes.items() if len(set(v)) > 1 or a in always]
-    agree = [f"{a} {v[0]}" for a, v in axes.items()
-             if a not in shown and a != "run" and v[0] != _SILENT.get(a)]  # fmt: skip
     fronts = zip(*(axes[a] for a in shown), strict=True) if shown else [()] * len(body)
     rows = [[*front, *own, s.key] for front, (s, own) in zip(fronts, body, strict=True)]
     head = tuple(Column(a, "count" if a in _NUMERIC else "") for a in shown)
-    notes = notes + ([f"In every row: {', '.join(agree)}."] if agree else [])
-    return Table(title, (*head, *columns, FLAGS, KEY), rows, notes)
+    return Table(title, (*head, *columns, FLAGS, KEY), rows, notes + _agreed(axes, shown))
+
+
+def _agreed(axes: Mapping[str, Sequence[Any]], shown: Sequence[str]) -> list[str]:
+    """A note of the values of axes that are not ``shown``, since all rows agree in them."""
+    agree = [f"{a} {v[0]}" for a, v in axes.items()
+             if a not in shown and a != "run" and v[0] != _SILENT.get(a)]  # fmt: skip
+    return [f"In every row: {', '.join(agree)}."] if agree else []
 
 
 class Joined(Struct, frozen=True):
@@ -163,8 +167,6 @@ def joined(summaries: Sequence[Summary], tables: Sequence[tuple[str, Table]]) ->
     groups[""] = once
     axes = dict(zip(("run", *AXES), zip(*rows, strict=True), strict=True))
     shown = [a for a, v in axes.items() if len(set(v)) > 1 or a == "backend"]
-    agree = [f"{a} {v[0]}" for a, v in axes.items()
-             if a not in shown and a != "run" and v[0] != _SILENT.get(a)]  # fmt: skip
     laid = [(name, c) for name in order for c in groups[name].values()]
     body = []
     for at, (place, cells) in enumerate(rows.items()):
@@ -174,7 +176,7 @@ def joined(summaries: Sequence[Summary], tables: Sequence[tuple[str, Table]]) ->
         body.append([*(axes[a][at] for a in shown), *found, flags_of(*cells.values()), keys])
     head = [Column(a, "count" if a in _NUMERIC else "") for a in shown]
     made = Table("Measurements", (*head, *(c for _, c in laid), FLAGS, KEY), body,
-                 ([f"In every row: {', '.join(agree)}."] if agree else []) + lacks)  # fmt: skip
+                 _agreed(axes, shown) + lacks)  # fmt: skip
     return Joined(made, [("", len(head)), *((g, len(groups[g])) for g in order if groups[g])],
                   [list(cells) for cells in rows.values()])  # fmt: skip
 

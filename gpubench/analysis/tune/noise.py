@@ -35,8 +35,6 @@ machine shows. (Memory hardly varies: a fifth of it.)"""
 LEAST_DOF = 4
 _KNOWN = 1e6
 """Degrees of freedom of an sd that is not estimated."""
-_MAD = 1.4826
-"""1 / (normal quantile 0.75): median size of a normal deviation -> sd."""
 
 Blocks = Mapping[int, float]
 """Block -> log cost of one configuration."""
@@ -94,7 +92,7 @@ def between(configurations: Sequence[Blocks], before: Noise) -> Noise:
     if len(sizes) < LEAST_DOF:
         return Noise(before.sd * math.sqrt(2), before.dof)
     # what one has moved by has two errors, as has the difference of two
-    return Noise(_MAD * median(sizes), len(sizes))
+    return Noise(stats.MAD_SD * median(sizes), len(sizes))
 
 
 def differences(one: Blocks, other: Blocks) -> list[float]:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 
 from gpubench.records.record import Record
-from gpubench.records.samples import window_slices
 from gpubench.suite.goal import Metric
 from gpubench.suite.types import Cell
 
@@ -19,22 +18,20 @@ def value(record: Record, metric: Metric) -> float | None:
 
     Never 0 or infinite: its logarithm is taken.
     """
-    found = _found(record, metric)
-    return found if found and 0 < found < math.inf else None
+    if metric.kind == "throughput":
+        found = record.images_per_s()
+    elif metric.kind == "latency":
+        found = quantile(record.latencies_ns(), metric.quantile)
+    elif metric.kind == "energy":
+        found = record.joules_per_image()
+    else:
+        found = record.peak_bytes()
+    return float(found) if found and 0 < found < math.inf else None
 
 
 def cost(metric: Metric, number: float) -> float:
     """The logarithm of ``number``, turned so that less is better."""
     return -math.log(number) if metric.more_is_better else math.log(number)
-
-
-def latencies(record: Record) -> list[float]:
-    """ns per batch of all replicas while all of them ran."""
-    found: list[float] = []
-    for visit in record.visits:
-        for s, inside in zip(visit, window_slices(visit), strict=True):
-            found += s.batch_ns[inside]
-    return found
 
 
 def quantile(values: Sequence[float], q: float) -> float | None:
@@ -45,14 +42,3 @@ def quantile(values: Sequence[float], q: float) -> float | None:
     """
     ordered, n = sorted(values), len(values)
     return float(ordered[min(n, math.ceil(round(q * (n + 1), 9))) - 1]) if n else None
-
-
-def _found(record: Record, metric: Metric) -> float | None:
-    if metric.kind == "throughput":
-        return record.images_per_s()
-    if metric.kind == "latency":
-        return quantile(latencies(record), metric.quantile)
-    if metric.kind == "energy":
-        return record.joules_per_image()
-    peak = record.peak_bytes()
-    return None if peak is None else float(peak)

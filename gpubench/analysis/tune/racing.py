@@ -340,7 +340,7 @@ def _judge_limits(tried: Sequence[_Tried], search: Search) -> None:
         costs = [[tune_objective.cost(metric, v) for v in each] for each in values]
         spread = noise.within(costs, _prior(metric))
         for each, found in zip(tried, values, strict=True):
-            samples = sum(len(tune_objective.latencies(r)) for r in each.records.values())
+            samples = sum(len(r.latencies_ns()) for r in each.records.values())
             each.kept += (constraints.judged(limit, found, spread, samples),)
 
 
@@ -399,9 +399,10 @@ def _standing(
 
 
 def _value(each: _Tried, within: Noise, search: Search) -> Estimate:
+    """The median of three or more is taken to vary pi / 2 times as much as a mean, as of many."""
     sign = -1 if search.goal.objective.more_is_better else 1
     centre, n = median(each.costs.values()), len(each.costs)
-    half = within.t((1 + stats.LEVEL) / 2) / math.sqrt(n)
+    half = within.t((1 + stats.LEVEL) / 2) * math.sqrt((math.pi / 2 if n > 2 else 1) / n)
     low, high = sorted(math.exp(sign * (centre + x)) for x in (half, -half))
     found = Estimate(value=math.exp(sign * centre), low=low, high=high, n=n)
     if (found.relative_half_width or 0.0) <= stats.MOST_HALF_WIDTH:

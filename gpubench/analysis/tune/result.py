@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis import roofline, stats
-from gpubench.analysis.compare import compare, sequential_test, signed_rank
+from gpubench.analysis.compare import compare, sequential_test
 from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.analysis.roofline import Share
 from gpubench.analysis.stats import Estimate
@@ -183,10 +183,11 @@ def _pairs(logs: Sequence[float]) -> Estimate:
     """The A/B's own estimate of a ratio: Hodges & Lehmann's, over its pairs; none below six."""
     if not logs:
         return Estimate(why="no pairs")
-    value, low, high = signed_rank.around(logs, sequential_test.LEVEL)
-    if low is None or high is None:
-        return Estimate(value=math.exp(value), n=len(logs), why=units.count(len(logs), "pair"))
-    return Estimate(value=math.exp(value), low=math.exp(low), high=math.exp(high), n=len(logs))
+    found, n = sequential_test.shift(tuple(logs)), len(logs)
+    if not (bounds := found.interval()):
+        return Estimate(value=math.exp(found.value), n=n, why=units.count(n, "pair"))
+    low, high = map(math.exp, bounds)
+    return Estimate(value=math.exp(found.value), low=low, high=high, n=n)
 
 
 # ------------------------------------------------------------------------------ what was tried
@@ -257,8 +258,8 @@ def excess(kept: Kept) -> float:
 
 def share_of(found: View) -> Share | None:
     """Of the roofline, of what is recommended: the repeats' mean of logs, as in every table."""
-    own = found.summaries[found.best.cell.key].records if found.best else ()
-    known = [share for r in own if r.status == "ok" and (share := roofline.share(r))]
+    own = roofline.shares(found.summaries[found.best.cell.key]) if found.best else {}
+    known = list(own.values())
     mean = stats.geometric_mean([x.share for x in known]).value
     return replace(known[0], share=mean) if mean else None
 

@@ -130,13 +130,13 @@ class Watch:
             self._drawn.draw(at, now["power_w"])
         if processes:
             running = self._ask(
-                "processes", lambda: nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+                "processes", lambda: nvml.nvmlDeviceGetComputeRunningProcesses_v3(self._handle)
             )
             drawing = self._ask(
-                "graphics", lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses(self._handle)
+                "graphics", lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses_v3(self._handle)
             )
             served = self._ask(
-                "MPS", lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses(self._handle)
+                "MPS", lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3(self._handle)
             )
             known = self._pids()
             servers = self._servers(running or [], served or [], known)

@@ -81,7 +81,7 @@ class Telemetry:
         if self.counts:
             self._read_host()
         if self._indices or self.counts:
-            self._thread = Thread(target=self._observe, name="telemetry", daemon=True)
+            self._thread = Thread(target=self._watch, name="telemetry", daemon=True)
             self._thread.start()
         return self
 
@@ -105,6 +105,13 @@ class Telemetry:
         self._look = self._look or not self._turns  # short ones follow one another closely
         self._turns.append(at_ns / 1e9)
 
+    def _watch(self) -> None:
+        """What ends it early is told, and ends nothing else."""
+        try:
+            self._observe()
+        except Exception as error:  # noqa: BLE001  # NVML's own, and what its Python module raises
+            self._error = f"{type(error).__name__}: {error}"
+
     def _observe(self) -> None:
         if not self._indices:
             while not self._stop.wait(self._period):
@@ -122,9 +129,6 @@ class Telemetry:
                 self._watches = [Watch(nvml, gpu, *told) for gpu in shown]
             except nvml.NVMLError_GpuIsLost as error:
                 self.lost = str(error)
-                return
-            except nvml.NVMLError as error:
-                self._error = str(error)
                 return
             for index in (index for index in self._indices if index not in visible):
                 self.lost = f"GPU {index}: NVML no longer shows it"

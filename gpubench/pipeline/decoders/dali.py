@@ -6,7 +6,7 @@ from importlib.metadata import distributions
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gpubench.errors import Unavailable
+from gpubench.errors import Unavailable, says_no_memory
 from gpubench.pipeline.decoders import jpeg_fallback
 from gpubench.pipeline.decoders.base import Again, Decoder
 from gpubench.workload.data import image_file, preprocess
@@ -140,8 +140,8 @@ class DaliPreprocessor:
         except RuntimeError as error:
             self._pipeline, self._made = None, {}
             suspect = {*pixels.data} - self._damaged
-            if not any(map(jpeg_fallback.size, suspect)):
-                raise  # the reference has made all of it: it is not a picture's fault
+            if says_no_memory(str(error)) or not any(map(jpeg_fallback.size, suspect)):
+                raise  # it is not a picture's fault: of the second, the reference has made them all
             self._damaged |= suspect
             raise Again(str(error)) from error
         found = self._made[pixels.number]

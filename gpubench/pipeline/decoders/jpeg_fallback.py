@@ -6,10 +6,11 @@ with an unremarkable header, and what it then trips over goes to the reference, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from gpubench.errors import Unsupported
+from gpubench.errors import Unsupported, says_no_memory
 from gpubench.workload.data import image_file
 from gpubench.workload.data.image_file import MOST_PIXELS, NARROWEST
 
@@ -48,6 +49,24 @@ def size(data: bytes) -> tuple[int, int] | None:
 def reference(data: bytes) -> NDArray[np.uint8]:
     """(H, W, 3) uint8, as `pil` decodes it, writable as Pillow's memory is not. Raises Unusable."""
     return image_file.decode_file(BytesIO(data)).copy()
+
+
+def blame(error: RuntimeError, decode: Callable[[bytes], object]) -> None:
+    """Raises ``error``, of a decoder at a picture, where that has no part in it.
+
+    That is so where memory has ended, and where ``decode`` cannot read a sound picture either: the
+    library was built without JPEG, say. Else all would be the reference's, under another name.
+    """
+    from PIL import Image
+
+    if says_no_memory(str(error)):
+        raise error
+    sound = BytesIO()
+    Image.new("RGB", (16, 16)).save(sound, "JPEG")
+    try:
+        decode(sound.getvalue())
+    except RuntimeError:
+        raise error from None
 
 
 def averaged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

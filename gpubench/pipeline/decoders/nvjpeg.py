@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpubench import plugins
+from gpubench.errors import says_no_memory
 from gpubench.pipeline.decoders import _torchvision_ops, jpeg_fallback
 from gpubench.pipeline.decoders.base import Decoder
 from gpubench.workload.data import image_file
@@ -76,8 +77,11 @@ class NvJpegPreprocessor:
             return {}
         try:
             pixels = self._ordered([_torchvision_ops.encoded(data[n]) for n in which])
-        except RuntimeError:
-            if len(which) == 1:
+        except RuntimeError as error:
+            if len(which) == 1 or says_no_memory(str(error)):
+                jpeg_fallback.blame(
+                    error, lambda sound: self._ordered([_torchvision_ops.encoded(sound)])
+                )
                 return {}
             return {k: v for n in which for k, v in self._jpegs([n], data).items()}
         return {n: averaged(picture) for n, picture in zip(which, pixels, strict=True)}

@@ -45,14 +45,20 @@ class TorchvisionPreprocessor:
         found = None
         if jpeg_fallback.size(data):
             try:
-                planes = self._decode(_torchvision_ops.encoded(data), _torchvision_ops.RGB, False)
-            except RuntimeError:  # damaged: the reference knows whether some of it can be used
-                pass
+                planes = self._planes(data)
+            except RuntimeError as error:  # damaged: the reference knows if some of it can be used
+                jpeg_fallback.blame(error, self._planes)
             else:
                 found = jpeg_fallback.averaged(planes.permute(1, 2, 0).numpy())
         if found is None:
             found = jpeg_fallback.reference(data)
         return torch.from_numpy(found).permute(2, 0, 1)
+
+    def _planes(self, data: bytes) -> torch.Tensor:
+        found: torch.Tensor = self._decode(
+            _torchvision_ops.encoded(data), _torchvision_ops.RGB, False
+        )
+        return found
 
     def transform(self, pixels: torch.Tensor, out: Inputs) -> None:
         import torch

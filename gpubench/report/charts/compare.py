@@ -29,6 +29,13 @@ LOOKS = {
 }
 """Verdict -> colour, shape, filled: no two share shape and filling, so colour is not needed."""
 
+PATHS = {
+    "circle": "M7 2a5 5 0 1 0 .01 0z", "square": "M2.5 2.5h9v9h-9z", "diamond": "M7 1l5 6-5 6-5-6z",
+    "triangle-left": "M2 7l9.5-5v10z", "triangle-right": "M12 7L2.5 2v10z",
+    "cross": "M5 2h4v3h3v4H9v3H5V9H2V5h3z",
+}  # fmt: skip
+"""Vega's shapes in a box of 14 x 14."""
+
 KINDS = {
     "pair": ("circle", False),
     "baseline": ("circle", False),
@@ -206,9 +213,9 @@ def _behind_spec(margin: float, pairs: bool) -> dict[str, Any]:
 
 
 def legend(found: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Verdicts that occur: name, cells, meaning, colour, shape, filled."""
+    """Verdicts that occur: name, cells, meaning, colour, path of the shape, filled."""
     return [
         {"name": name, "n": n, "meaning": VERDICTS[name], "colour": LOOKS[name][0],
-         "shape": LOOKS[name][1], "filled": LOOKS[name][2]}
+         "path": PATHS[LOOKS[name][1]], "filled": LOOKS[name][2]}
         for name, n in compare.counts(found).items()
     ]  # fmt: skip

@@ -70,16 +70,7 @@ def _lines(chart: dict[str, Any]) -> list[Point]:
 
 def _variant(s: Summary) -> str:
     c = s.cell
-    words: list[str] = [c.precision]
-    words += [f"{c.replicas_per_device}/device"] if c.replicas_per_device > 1 else []
-    words += [f"{c.cache} cache"] if c.cache != "warm" else []
-    words += [c.sharing] if c.sharing != "auto" else []
-    words += [f"{c.input} input"] if c.input != "float32" else []
-    words += [c.dispatch] if c.dispatch != "independent" else []
-    if c.boundary == "pipeline":
-        words += [c.decoder] + ([c.loader] if c.loader != "auto" else [])
-        words += [f"{c.loader_cores} loading"] if c.loader_cores else []
-    return " ".join(words + [f"{k}={v}" for k, v in sorted(c.options.items())])
+    return " ".join([c.precision, *formatting.unusual(c).values(), *formatting.options(c)])
 
 
 def _series(s: Summary) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
+from typing import Any
+
+import msgspec
 
 from gpubench import units
 from gpubench.analysis.compare.verdicts import MACHINE
 from gpubench.analysis.stats import Estimate
 from gpubench.analysis.summary import UNTRIED, Summary, flags_of, summarise
+from gpubench.analysis.tables import accuracy
 from gpubench.errors import InputError
 from gpubench.records.record import RecordFile
 from gpubench.suite.types import Cell
@@ -36,9 +40,7 @@ def named(files: Sequence[RecordFile], *, sound: bool = False) -> dict[str, Summ
     if not found:
         where = ", ".join(f.path for f in files)
         raise InputError(f"{where}: no cell has a result to export; see `gpubench report` for why")
-    names = _distinct(found, [title(s.cell) for s in found], lambda s: f"[{s.key}]")
-    names = _distinct(found, names, lambda s: f"@ {s.run}")
-    return dict(zip(names, found, strict=True))
+    return _distinct(found, [title(s.cell) for s in found])
 
 
 def model(cell: Cell) -> str:
@@ -56,6 +58,7 @@ GROUPS = {
     "throughput": "throughput: time per image; OPS: images/s",
 }
 """pytest-benchmark's group where a test has none: tables must not mix the two units."""
+ROUNDS = {"latency": "median time per batch", "throughput": "time per image"}
 
 
 def short_name(cell: Cell) -> str:
@@ -73,21 +76,49 @@ def tests(files: Sequence[RecordFile]) -> dict[str, Summary]:
     """As `named`, by `full_name`."""
     found = list(named(files).values())
     suites = {f.header.run_id: f.header.suite.name for f in files}
-    names = [full_name(suites[s.run], short_name(s.cell)) for s in found]
-    names = _distinct(found, names, lambda s: f"[{s.key}]")
-    names = _distinct(found, names, lambda s: f"@ {s.run}")
-    return dict(zip(names, found, strict=True))
+    return _distinct(found, [full_name(suites[s.run], short_name(s.cell)) for s in found])
 
 
-def _distinct(
-    summaries: Sequence[Summary], names: Sequence[str], more: Callable[[Summary], str]
-) -> list[str]:
+def _distinct(summaries: Sequence[Summary], names: list[str]) -> dict[str, Summary]:
     """Only names that occur twice get longer: a history must not depend on its neighbours."""
-    count = Counter(names)
-    return [
-        f"{name} {more(s)}" if count[name] > 1 else name
-        for s, name in zip(summaries, names, strict=True)
-    ]
+    for more in ("[{0.key}]", "@ {0.run}"):
+        count = Counter(names)
+        names = [f"{name} {more.format(s)}" if count[name] > 1 else name
+                 for s, name in zip(summaries, names, strict=True)]  # fmt: skip
+    return dict(zip(names, summaries, strict=True))
+
+
+def params(cell: Cell) -> dict[str, Any]:
+    """pytest-benchmark's, for ``--benchmark-group-by=param:batch_size``: axes and options."""
+    known: dict[str, Any] = msgspec.to_builtins(cell)
+    return {**known.pop("options"), **known}
+
+
+def rounds_s(s: Summary) -> list[float]:
+    """pytest-benchmark's rounds, s: one a repeat, of a batch, or of throughput of an image."""
+    if s.cell.scenario == "throughput":
+        return [1 / rate for rate in s.values.values()]
+    return [ns / 1e9 for ns in s.values.values()]
+
+
+def extra_info(s: Summary, timed: bool = True) -> dict[str, Any]:
+    """What pytest-benchmark has no place for, JSON-able; ``timed``: with times, as in our tables.
+
+    ``interval_s``: of a round, the 95 % interval; None: there is none.
+    """
+    found: dict[str, Any] = {
+        "cell": s.key, "label": s.cell.label, "flags": flags_of(s), "parity": s.parity,
+        "pipeline": s.pipeline, "accuracy": accuracy.accuracy(s),
+    }  # fmt: skip
+    if timed and s.values:
+        latency, bounds = s.cell.scenario == "latency", interval(s.value) or []
+        found |= {
+            "round": f"{ROUNDS[s.cell.scenario]} of one repeat (a fresh process), s",
+            "interval_s": sorted(v / 1e9 if latency else 1 / v for v in bounds) or None,
+            "images_per_s": s.throughput.value,
+        }
+    made: dict[str, Any] = msgspec.to_builtins(found)
+    return made
 
 
 def left_out(files: Sequence[RecordFile], *, sound: bool = False) -> list[str]:

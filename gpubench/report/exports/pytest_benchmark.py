@@ -13,13 +13,17 @@ from datetime import datetime
 from typing import Any
 
 from gpubench import escape
-from gpubench.analysis.summary import Summary, flags_of
-from gpubench.analysis.tables import accuracy
+from gpubench.analysis.summary import Summary
 from gpubench.errors import InputError
 from gpubench.records.record import Header, RecordFile
-from gpubench.report.exports.naming import GROUPS, candidates, interval, tests
-
-UNITS = {"latency": "seconds per batch", "throughput": "seconds per image"}
+from gpubench.report.exports.naming import (
+    GROUPS,
+    candidates,
+    extra_info,
+    params,
+    rounds_s,
+    tests,
+)
 
 
 def render(files: Sequence[RecordFile]) -> bytes:
@@ -44,23 +48,13 @@ def render(files: Sequence[RecordFile]) -> bytes:
 
 
 def _benchmark(fullname: str, s: Summary) -> dict[str, Any]:
-    c = s.cell
-    path = ("decoder", "loader", "loader_cores") if c.boundary == "pipeline" else ()
     return {
-        "group": GROUPS[c.scenario],
+        "group": GROUPS[s.cell.scenario],
         "name": fullname.partition("::")[2],
         "fullname": fullname,
-        "params": {
-            "backend": c.backend, "precision": c.precision, "batch_size": c.batch_size,
-            "replicas": c.replicas, "replicas_per_device": c.replicas_per_device,
-            "scenario": c.scenario, "boundary": c.boundary, "dispatch": c.dispatch,
-            **({"input": c.input} if c.input != "float32" else {}),
-            **({"cache": c.cache} if c.cache != "warm" else {}),
-            **({"sharing": c.sharing} if c.sharing != "auto" else {}),
-            **{name: getattr(c, name) for name in path}, **c.options,
-        },
-        "param": c.label,
-        "extra_info": _extra(s),
+        "params": params(s.cell),
+        "param": s.cell.label,
+        "extra_info": extra_info(s) | {"run": s.run},
         "options": {"timer": "perf_counter_ns", "disable_gc": True, "warmup": True,
                     "min_rounds": s.policy.repeats},
         "stats": _stats(s),
@@ -72,28 +66,9 @@ def _stats(s: Summary) -> dict[str, Any]:
     from pytest_benchmark.stats import Stats
 
     stats = Stats()  # type: ignore[no-untyped-call]
-    for value in s.values.values():
-        seconds = value / 1e9 if s.cell.scenario == "latency" else 1 / value
+    for seconds in rounds_s(s):
         stats.update(seconds)  # type: ignore[no-untyped-call]
     return {**stats.as_dict(), "data": stats.data, "iterations": 1}  # type: ignore[no-untyped-call]
-
-
-def _extra(s: Summary) -> dict[str, Any]:
-    """What pytest-benchmark has no place for; the interval is that of gpubench's own tables."""
-    return {
-        "unit": UNITS[s.cell.scenario],
-        "round": "a repeat: one execution in fresh processes",
-        "cell": s.key,
-        "run": s.run,
-        "images_per_s": s.throughput.value,
-        "metric": "p50 [ns]" if s.cell.scenario == "latency" else "images/s",
-        "value": s.value.value,
-        "interval_95": interval(s.value),
-        "flags": flags_of(s),
-        "parity": s.parity,
-        "pipeline": s.pipeline,
-        "accuracy": accuracy.accuracy(s),
-    }
 
 
 def _machine(environment: dict[str, Any]) -> dict[str, Any]:

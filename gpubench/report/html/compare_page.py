@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -12,25 +11,19 @@ from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.records.record import RecordFile
 from gpubench.report import formatting
 from gpubench.report.charts import compare
+from gpubench.report.html import templating
 from gpubench.report.sections import compare as sections_compare
 from gpubench.units import percentage
 
 OPEN = 6
 """Cells whose pairs are drawn at once; the others when they are opened."""
 
-PATHS = {
-    "circle": "M7 2a5 5 0 1 0 .01 0z", "square": "M2.5 2.5h9v9h-9z", "diamond": "M7 1l5 6-5 6-5-6z",
-    "triangle-left": "M2 7l9.5-5v10z", "triangle-right": "M12 7L2.5 2v10z",
-    "cross": "M5 2h4v3h3v4H9v3H5V9H2V5h3z",
-}  # fmt: skip
-"""Vega's shapes in a box of 14 x 14."""
-
 
 def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, Any]:
     """Everything but the runs' own tables."""
     base, candidate, found, rule = view.base, view.candidate, view.rows, view.rule
     changed, unchanged = sections_compare.split(found)
-    looks = [look | {"path": PATHS[look["shape"]]} for look in compare.legend(found)]
+    looks = compare.legend(found)
     by_name = {look["name"]: look for look in looks}
     lines, cells = len(drawn["forest"]["points"]), sum(c.judged == "speed" for c in found)
     return {
@@ -56,12 +49,15 @@ def _decides(view: View) -> tuple[str, str]:
     """(command that would settle what is left, what it does); ('', '') where nothing is."""
     head = view.candidate.header
     commit = _commit(view.base.header.environment.get("directory")).partition(" ")[0]
-    if view.arms and any(c.verdict == "INCONCLUSIVE" for c in view.rows):
+    open_ = any(c.verdict == "INCONCLUSIVE" for c in view.rows)
+    if view.arms and open_ and head.command[1:2] == ["ab"]:  # of a bisection or search it is a part
         where = PurePath(view.candidate.path).parent.parent
         return formatting.resume(head, str(where)), "goes on until the rest is decided"
     if not view.arms and commit:
-        words = ["gpubench", "ab", head.suite.name, "--baseline-ref", commit]
-        return shlex.join(words), "measures both interleaved, which stored runs cannot make up for"
+        return (
+            formatting.against(head, commit),
+            "measures both interleaved, which stored runs cannot make up for",
+        )
     return "", ""
 
 
@@ -100,9 +96,9 @@ def _table(
     for c, values in zip(rows, made.rows, strict=True):
         row: list[dict[str, Any]] = []
         for column, value in zip(made.columns, values, strict=True):
-            shown, own = formatting.show(value, column.unit), getattr(value, "value", value)
+            shown = formatting.show(value, column.unit)
             row.append({"main": shown.main, "aside": shown.aside, "hint": "", "look": None,
-                        "sort": "" if own is None else str(own)})  # fmt: skip
+                        "sort": templating.sort_key(value)})  # fmt: skip
         row[0] |= {"look": looks[c.verdict], "sort": str(list(looks).index(c.verdict))}
         row[-1]["hint"] = sections_compare.meanings([c]).get(c.code, "")
         body.append(row)

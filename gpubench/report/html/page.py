@@ -112,7 +112,7 @@ def _tables(
     by_title = {t.title: t for t in made}
     joined = table.joined(summaries, [(name, by_title[t]) for t, name in JOINED.items()
                                       if t in by_title])  # fmt: skip
-    notes = [(name, [n for n in by_title[t].notes if not n.startswith("In every row")])
+    notes = [(name, [n for n in by_title[t].notes if not n.startswith(formatting.EVERY)])
              for t, name in JOINED.items() if t in by_title]  # fmt: skip
     one = templating.table(joined.table, of_cell, joined.groups) | {"more": notes}
     rest = [templating.table(t, of_cell, _stages(t)) for t in made

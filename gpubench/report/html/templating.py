@@ -125,7 +125,7 @@ def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **va
 
     page = templates().get_template(template)
     library, no_charts = vega() if charts else ("", "")
-    return page.render(
+    made = page.render(
         version=__version__,
         # these four are ours or made safe: the only text that is not escaped
         style=Markup(asset("style.css") + (HIDE if no_charts else "")),  # noqa: S704
@@ -136,6 +136,7 @@ def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **va
         no_charts=no_charts,
         **values,
     )
+    return f"{made}\n"
 
 
 def table(
@@ -170,15 +171,10 @@ def table(
     ]  # fmt: skip
     left = [sum(1 for c in columns if c["group"] == n and c["unit"] not in _LAST)
             for n in range(len(groups))]  # fmt: skip
-    notes = [n.removesuffix(".") if n.startswith(_EVERY) else n for n in table.notes]
-    if said and not any(n.startswith(_EVERY) for n in notes):
-        notes.append(_EVERY)
-    notes = [f"{n}{', ' if n != _EVERY and said else ' ' if said else ''}{', '.join(said)}."
-             if n.startswith(_EVERY) else n for n in notes]  # fmt: skip
     return {
         "id": table.title.lower().replace(" ", "-"), "title": table.title, "columns": columns,
         "rows": [[v for n, v in enumerate(row) if n not in same] for row in rows],
-        "notes": notes, "more": (),
+        "notes": formatting.with_shared(table.notes, said), "more": (),
         "groups": [(name, width, name in SEEN)
                    for (name, _), width in zip(groups, left, strict=True)],
     }  # fmt: skip
@@ -202,7 +198,6 @@ def _named(table: Table) -> tuple[Table, int]:
     return Table(table.title, columns, made, table.notes), len(more)
 
 
-_EVERY = "In every row:"
 _LAST = ("flags", "key")
 _FOLDED = ("", "count", "fraction", "share of n")
 """Units of columns that a note may stand for."""
@@ -234,10 +229,11 @@ def _value(value: Any, column: Column, of_cell: dict[str, str], like: float | No
         hint = value.why or f"n = {value.n}"
         sort = "" if value.value is None else repr(value.value)
         return Value(shown.main, shown.aside, sort, hint, [])
-    return Value(shown.main, shown.aside, _sort_key(value), "", [])
+    return Value(shown.main, shown.aside, sort_key(value), "", [])
 
 
-def _sort_key(value: Any) -> str:
+def sort_key(value: Any) -> str:
     if isinstance(value, list):
         return str(min(value, default=""))
-    return "" if value is None else str(value)
+    own = getattr(value, "value", value)  # of a `Part`, and an `Amount`
+    return "" if own is None else str(own)

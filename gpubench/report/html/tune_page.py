@@ -15,10 +15,9 @@ from gpubench.report import formatting
 from gpubench.report.charts import compare
 from gpubench.report.charts import tune as charts_tune
 from gpubench.report.html import page, templating
-from gpubench.report.html.compare_page import PATHS
 from gpubench.report.sections import recommendation
 
-SHAPES = PATHS | {"cross": "M3 3l8 8M11 3l-8 8", "triangle-up": "M7 2l5 9.5H2z"}
+SHAPES = compare.PATHS | {"cross": "M3 3l8 8M11 3l-8 8", "triangle-up": "M7 2l5 9.5H2z"}
 SAMPLED = 20
 """Cells that are not told apart and whose samples are drawn, at most."""
 LISTED = 200
@@ -34,8 +33,8 @@ def render(file: RecordFile, evidence: Evidence | None = None) -> str:
     told = recommendation.lines(file, evidence)
     command = formatting.command(file.header)
     of_cell = {c.key: formatting.command(file.header, c.key) for c in file.header.planned}
-    looks = {look["name"]: look | {"path": PATHS[look["shape"]]}
-             for look in (compare.legend([found.verdict]) if found.verdict else [])}  # fmt: skip
+    verdicts = [found.verdict] if found.verdict else []
+    looks = {look["name"]: look for look in compare.legend(verdicts)}
     near = found.leader or result.closest(found)
     sure = not found.unseen and not found.unconfirmed
     shown = {

@@ -121,35 +121,29 @@ def change_of(c: Comparison) -> Amount | None:
     if c.difference is not None:
         return Amount(c.difference, "points", c.low, c.high)
     logs = cost(c)
-    return None if logs is None else Amount(_shares(*logs)[0], "change", *_shares(*logs)[1:3])
+    return None if logs is None else share(*logs)
 
 
-def shares(*logs: float | None) -> str:
-    """(value, low, high) of logs of a cost: '+5.3 % [+4.1, +6.6]'."""
-    value, low, high, _ = _shares(*logs)
-    return formatting.full(Amount(value, "change", low, high), "amount")
-
-
-def _shares(*logs: float | None) -> tuple[float, float | None, float | None, float | None]:
-    """(effect, low, high, half-width) as shares: 0.05 is 5 % slower."""
-    value, low, high = (None if v is None else math.expm1(v) for v in logs)
-    half = None if low is None or high is None else (high - low) / 2
-    return value or 0.0, low, high, half
+def share(value: float, low: float | None, high: float | None) -> Amount:
+    """Of logs of a cost: 0.05 is 5 % slower."""
+    ends = (None if v is None else math.expm1(v) for v in (low, high))
+    return Amount(math.expm1(value), "change", *ends)
 
 
 def change(c: Comparison) -> str:
-    """The end of a sentence: 'by 5.3 % (4.1 to 6.6 %)', or of a gain 'takes 5.3 % less time'."""
-    logs = cost(c)
-    if logs is None:
+    """The end of a sentence: 'by 5.3 % [4.1, 6.6]', or of a gain 'takes 5.3 % less time [..]'."""
+    size = change_of(c)
+    if size is None:
         return ""
-    value, low, high, half = _shares(*logs)
-    sign = 1 if value >= 0 else -1
-    size = percent(sign * value, half)
-    text = f"by {size}" if sign > 0 else f"takes {size} less time"
-    if low is None or high is None:
-        return text
-    ends = sorted((sign * low, sign * high))
-    return f"{text} ({percent(ends[0], half).removesuffix(' %')} to {percent(ends[1], half)})"
+    return f"by {_size(size)}" if size.value >= 0 else f"takes {_size(size, ' less time')}"
+
+
+def _size(of: Amount, words: str = "") -> str:
+    """Without its sign: '5.3 % [4.1, 6.6]'."""
+    if of.value < 0:
+        ends = (None if v is None else -v for v in (of.high, of.low))
+        of = Amount(-of.value, of.unit, *ends)
+    return formatting.show(of, "amount").words(words).replace("+", "")
 
 
 def amount(c: Comparison, value: float | None) -> Amount | None:
@@ -256,10 +250,7 @@ def phrase(c: Comparison) -> str:
     if c.changed and (c.judged == "agreement" or open_):
         return f"{c.changed[0]:,} of {c.changed[1]:,} answers changed{open_}"
     more = size.value < 0 if size.unit == "points" else size.value > 0
-    if (size.value < 0) and size.low is not None and size.high is not None:
-        size = Amount(-size.value, size.unit, -size.high, -size.low)
-    told = formatting.full(size, "amount").replace("+", "")
-    return f"{told} {gate.METRICS[c.judged].words[not more]}{open_}"
+    return f"{_size(size)} {gate.METRICS[c.judged].words[not more]}{open_}"
 
 
 def headline(found: Sequence[Comparison], rule: Rule, code: int | None = None) -> str:

@@ -23,8 +23,6 @@ class Winner(Struct, frozen=True, kw_only=True):
     """The best ranked cell of one workload by one measure."""
 
     measure: Measure
-    workload: str
-    """Empty when the report holds a single one."""
     summary: Summary
     ties: list[Summary]
     """What cannot be told from it, the better ones first."""
@@ -34,25 +32,18 @@ class Winner(Struct, frozen=True, kw_only=True):
 
 def winners(summaries: Sequence[Summary]) -> list[Winner]:
     """Fastest throughput and lowest latency of each workload (model, images, device, boundary)."""
-    groups: dict[str, list[Summary]] = {}
+    groups: dict[tuple[str, ...], list[Summary]] = {}
     for s in summaries:
-        c = s.cell
-        name = f"{title(c.model)} ({c.weights}), {c.images}, {c.device}, {c.boundary}"
-        groups.setdefault(name, []).append(s)
+        groups.setdefault(workload(s), []).append(s)
     measures: tuple[Measure, ...] = ("throughput", "latency")
-    named = len(groups) > 1
-    found = [
-        _best(measure, name if named else "", group)
-        for name, group in groups.items()
-        for measure in measures
-    ]
+    found = [_best(measure, group) for group in groups.values() for measure in measures]
     return [winner for winner in found if winner]
 
 
 def workload(s: Summary) -> tuple[str, ...]:
     """What cells must share to be ranked against each other."""
     c = s.cell
-    return c.model, c.weights, c.images, c.device, c.boundary
+    return title(c.model), c.weights, c.images, c.device, c.boundary
 
 
 def differing(won: Sequence[Winner]) -> list[str]:
@@ -63,13 +54,13 @@ def differing(won: Sequence[Winner]) -> list[str]:
             for w in won]  # fmt: skip
 
 
-def _best(measure: Measure, workload: str, group: list[Summary]) -> Winner | None:
+def _best(measure: Measure, group: list[Summary]) -> Winner | None:
     latency = measure == "latency"
     rows = [s for s in group if s.cell.scenario == "latency"] if latency else rated(group)
     found = best(rows, latency=latency)
     if found is None:
         return None
-    return Winner(measure=measure, workload=workload, summary=found.summary, ties=found.ties,
+    return Winner(measure=measure, summary=found.summary, ties=found.ties,
                   rivals=_named(found.ties, found.summary))  # fmt: skip
 
 
@@ -92,17 +83,9 @@ def _differs(s: Summary, won: Summary) -> str:
 
 def where(s: Summary) -> str:
     """'openvino bf16, batch 64, 4 replicas, 2 per device, dynamic'."""
-    c, many = s.cell, "" if s.cell.replicas == 1 else "s"
-    many += f", {c.replicas_per_device} per device" if c.replicas_per_device > 1 else ""
-    many += f", {c.cache} cache" if c.cache != "warm" else ""
-    many += f", {c.sharing}" if c.sharing != "auto" else ""
-    many += f", {c.input} input" if c.input != "float32" else ""
-    many += f", {c.dispatch}" if c.dispatch != "independent" else ""
-    many += f", {c.decoder} decoding" if c.boundary == "pipeline" else ""
-    many += f", {c.loader}" if c.boundary == "pipeline" and c.loader != "auto" else ""
-    many += f", {c.loader_cores} loading" if c.loader_cores else ""
-    options = "".join(f", {k}={v}" for k, v in sorted(c.options.items()))
-    return f"{c.backend} {c.precision}, batch {c.batch_size}, {c.replicas} replica{many}{options}"
+    c = s.cell
+    words = [f"{c.backend} {c.precision}", f"batch {c.batch_size}", count(c.replicas, "replica")]
+    return ", ".join([*words, *formatting.unusual(c).values(), *formatting.options(c)])
 
 
 def counts(summaries: Sequence[Summary]) -> dict[str, int]:

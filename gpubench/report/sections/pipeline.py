@@ -69,6 +69,6 @@ def _line(run: str, s: Summary, b: Breakdown) -> str:
 def plain(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """Every breakdown as JSON-able values, with what the record says of it."""
     return [
-        {"run": s.run, "cell": s.key, "breakdown": b, "facts": pipeline.facts(s)}
+        {"run": s.run, "cell": s.key, "breakdown": b, "facts": pipeline.told(s)}
         for s, b in pipeline.staged(summaries)
     ]

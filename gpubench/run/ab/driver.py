@@ -37,7 +37,7 @@ from gpubench.run.agent.messages import Failure, Measure, Prepared, Reply
 from gpubench.run.driver import append, outcome, spoilt, valid
 from gpubench.run.plan import Durations, Plan, task_seconds
 from gpubench.run.prepare import Held, Ready, prepare
-from gpubench.run.record_builder import failed, now, skipped
+from gpubench.run.record_builder import check_machine, failed, now, skipped
 from gpubench.run.roofline import Ceilings
 from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.types import Rule
@@ -169,16 +169,13 @@ def _placed(job: ABJob) -> ABJob:
             lack = "there is no A/B to go on with" if job.resume else "holds an A/B already"
             raise RecordError(f"{place}: {lack}; --resume goes on with one, -o names another")
         if job.resume:
-            _check_same(str(place), scan(place, [])[0], side.header)
+            old, new = scan(place, [])[0], side.header
+            same = old.pairing and new.pairing and replace(old.pairing, session=new.pairing.session)
+            if (old.suite, old.planned, same) != (new.suite, new.planned, new.pairing):
+                raise RecordError(f"{place}: holds another comparison; resume with its options")
     if not job.resume:
         check_free(job.out)
     return job
-
-
-def _check_same(place: str, old: Header, new: Header) -> None:
-    same = old.pairing and new.pairing and replace(old.pairing, session=new.pairing.session)
-    if (old.suite, old.planned, same) != (new.suite, new.planned, new.pairing):
-        raise RecordError(f"{place}: holds another comparison; resume with its options")
 
 
 def _limit_s(job: ABJob) -> float:
@@ -210,14 +207,7 @@ def _resumed(job: ABJob, headers: Mapping[Arm, Header]) -> tuple[int, list[tuple
     """Of an earlier run of this A/B its seed, and the pairs that both arms measured well."""
     files = {arm: read(job.out / arm) for arm in ARMS}
     for arm, file in files.items():
-        old, new = file.header, headers[arm]
-        if old.fingerprint != new.fingerprint:
-            found = environment.changes(old.environment, new.environment)
-            told = ", ".join(f"{key}: {both}" for key, both in found.items()) or "its fingerprint"
-            raise RecordError(
-                f"{file.path}: was measured on another machine ({told}); start a new run"
-            )
-        _check_same(file.path, old, new)
+        check_machine(file.path, file.header, headers[arm])
     first, second = (headers[arm].planned for arm in ARMS)
     rival = {c.key: b.key for b, c in zip(first, second, strict=True)}
     before = {(r.cell.key, r.repeat): r for r in files["baseline"].records}

@@ -63,13 +63,20 @@ def of_reference(option: str, reference: str, root: Path) -> Made:
         ready = found.root.with_suffix(".ready")
         if not (ready.exists() and has_gpubench(python)):
             _sync(option, found, python)
+            existing(option, python)
             ready.touch()
-    return Made(**msgspec.structs.asdict(found), python=existing(option, python))
+    return Made(**msgspec.structs.asdict(found), python=python)
+
+
+def find_uv(option: str) -> str:
+    """Raises InputError where it is not installed."""
+    if (found := shutil.which("uv")) is None:
+        raise InputError(f"{option} needs uv to make the environment: pip install uv")
+    return found
 
 
 def _sync(option: str, revision: Revision, python: Path) -> None:
-    if (uv := shutil.which("uv")) is None:
-        raise InputError(f"{option} needs uv to make the environment: pip install uv")
+    uv = find_uv(option)
     lacks = "".join(f"; {note}" for note in revision.notes)
     environ, venv = software.environ_of_another(), python.parents[1]
     shutil.rmtree(venv, ignore_errors=True)  # it may be half made

@@ -38,6 +38,10 @@ def sequence(turns: int, first: str, blocks: random.Random) -> str:
     return order if first == "A" else order.translate(str.maketrans("AB", "BA"))
 
 
+def _in_order(first: str) -> tuple[Arm, ...]:
+    return ARMS if first == "A" else ARMS[::-1]
+
+
 def most_turns(measure: Measure) -> int:
     """Of each arm, however short its samples are."""
     cell = measure.cell
@@ -101,7 +105,7 @@ class Crew:
     def _turns(
         self, requests: Mapping[Arm, Measure], first: str, blocks: random.Random
     ) -> tuple[dict[Arm, Reply], str]:
-        both = [ARMS["AB".index(letter)] for letter in sequence(1, first, blocks)]
+        both = _in_order(first)
         pids: dict[Arm, list[int]] = {arm: [] for arm in ARMS}
 
         def step(arm: Arm, count: int = 0) -> Reply:
@@ -138,8 +142,7 @@ class Crew:
     def in_sequence(self, requests: Mapping[Arm, Measure], first: str) -> dict[Arm, Reply]:
         """One after the other."""
         replies: dict[Arm, Reply] = {}
-        for letter in sequence(1, first, random.Random(0)):  # noqa: S311
-            arm = ARMS["AB".index(letter)]
+        for arm in _in_order(first):
             replies[arm] = self.agents[arm].ask(requests[arm])
             if not isinstance(replies[arm], Done):
                 break

@@ -168,12 +168,17 @@ def resolved(option: str, reference: str) -> tuple[Path, str]:
     top = Path(git(needs, Path(), "rev-parse", "--show-toplevel"))
     verify = ["rev-parse", "--verify", "--quiet", "--end-of-options"]
     unknown = f"{asked}: git knows no such commit"
-    if git(needs, Path(), "rev-parse", "--is-shallow-repository") == "true":
-        unknown += (
-            "; this clone is shallow, so history may be missing: git fetch --unshallow, or "
-            "fetch-depth: 0 of actions/checkout"
-        )
-    return top, git(unknown, Path(), *verify, f"{reference}^{{commit}}")
+    return top, git(f"{unknown}{shallow(top)}", Path(), *verify, f"{reference}^{{commit}}")
+
+
+def shallow(top: Path) -> str:
+    """What to say of a repository that may lack history; '': it has all."""
+    if git("git", top, "rev-parse", "--is-shallow-repository") != "true":
+        return ""
+    return (
+        "; this clone is shallow, so history may be missing: git fetch --unshallow, or "
+        "fetch-depth: 0 of actions/checkout"
+    )
 
 
 def _clone(what: str, top: Path, tree: Path, commit: str) -> None:

@@ -14,7 +14,6 @@ import signal
 from collections.abc import Callable
 from io import RawIOBase
 from time import monotonic
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -28,15 +27,12 @@ from gpubench.records.record import merged
 from gpubench.records.samples import window_ns
 from gpubench.run.agent import messages, worker
 from gpubench.run.agent.placement import placed
-from gpubench.run.agent.shared_job import dispatcher
-from gpubench.run.agent.worker import Task
+from gpubench.run.agent.shared_job import Dispatcher
 from gpubench.run.agent.worker_group import SAMPLES_NEXT, Team
 
 IDLE_LIMIT_S = 0.3
 """How long a turn waits for its rival's threads to fall asleep: ONNX Runtime's spin for 0.03 s,
 Intel's OpenMP's for 0.2 s (KMP_BLOCKTIME), and longer where others keep them from their cores."""
-START_TIMEOUT_S = 240.0
-"""Of `Preload`: less than the driver waits for it."""
 PRELOADED = [
     "gpubench.run.agent.forkserver_preload",
     "gpubench.run.agent.worker",
@@ -44,8 +40,6 @@ PRELOADED = [
 ]
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What ends an agent: of its driver's death, or of a batch system that tells every process."""
-FILLED = ("cores", "uuids", "times")
-"""Of `Measure`: what only this machine's agent knows. The request itself goes on as it came."""
 GPU_LOST = "look at `dmesg | grep -i xid` and `nvidia-smi`; it needs a reset or a restart"
 
 
@@ -66,33 +60,23 @@ class Agent:
 
     def handle(self, line: bytes) -> messages.Reply:
         """Do the request that ``line`` is; Progress goes out by ``emit`` meanwhile."""
-        request = msgspec.json.decode(line, type=messages.Request)
+        request: messages.Request = msgspec.json.decode(line, type=messages.Request)
         if isinstance(request, messages.Begin | messages.Step | messages.End):
-            return self._turn(request, line)
+            return self._turn(request)
         if isinstance(request, messages.Measure):
-            return self._measure(request, line)
-        if isinstance(request, messages.Count | messages.Gauge):
-            filled = {}
-            if isinstance(request, messages.Gauge) and request.device == "cuda":  # the first GPU
-                filled["uuid"] = next((one.uuid for one in self._visible() if one.index == 0), "")
-            return self._once(line, messages.GAUGE_TIMEOUT_S, filled)  # type: ignore[return-value]
-        if isinstance(request, messages.Prepare | messages.Inspect):
-            timeout = request.timeout_s
-        elif isinstance(request, messages.BuildReference):
-            timeout = request.policy.prepare_timeout_s
-        else:
-            timeout = START_TIMEOUT_S
+            return self._measure(request)
+        if isinstance(request, messages.Gauge) and request.device == "cuda":  # the first GPU
+            uuid = next((one.uuid for one in self._visible() if one.index == 0), "")
+            request = replace(request, uuid=uuid)
         if isinstance(request, messages.Preload):
             self._cache_dir = request.cache_dir
             os.environ["GPUBENCH_PRELOAD"] = ",".join(["numpy", *request.modules])
             self._fork.set_forkserver_preload(PRELOADED)
-        return self._once(line, timeout)  # type: ignore[return-value]
+        return self._once(request)  # type: ignore[return-value]
 
-    def _once(
-        self, line: bytes, timeout_s: float, filled: dict[str, Any] | None = None
-    ) -> messages.WorkerMessage:
+    def _once(self, request: messages.Request) -> messages.WorkerMessage:
         """The answer of one worker."""
-        team = Team(self._fork, Task(line, self._cache_dir, filled or {}), 1, timeout_s)
+        team = Team(self._fork, request, self._cache_dir)
         try:
             found = team.answers(self._closed, self._emit)
             return found if isinstance(found, messages.Failure) else found[0]
@@ -111,31 +95,24 @@ class Agent:
             return request
         key = request.cell.key
         if key not in self._stage_times:
-            line = msgspec.json.encode(messages.SplitCores(request))
-            reply = self._once(line, request.policy.timeout_s)
-            if not isinstance(reply, StageTimes):
-                return (
-                    reply
-                    if isinstance(reply, messages.Failure)
-                    else messages.Failure("error", f"{reply}")
-                )
-            self._stage_times[key] = reply
+            reply = self._once(messages.SplitCores(request))
+            if isinstance(reply, messages.Failure):
+                return reply
+            self._stage_times[key] = reply  # type: ignore[assignment]
         return replace(request, times=self._stage_times[key])
 
-    def _begun(self, asked: messages.Measure, line: bytes) -> Team | messages.Failure:
+    def _begun(self, asked: messages.Measure) -> Team | messages.Failure:
         request = self._placed(asked)
         if isinstance(request, messages.Failure):
             return request
         idle = self._idle_watts(request)
-        filled = {name: getattr(request, name) for name in FILLED}
-        task = Task(line, self._cache_dir, filled)
-        job = dispatcher(request)
-        team = Team(self._fork, task, len(request.cores), request.policy.timeout_s, job)
+        job = None if request.cell.dispatch == "independent" else Dispatcher(request)
+        team = Team(self._fork, request, self._cache_dir, len(request.cores), job)
         team.telemetry = _telemetry(request, team, idle)
         return team
 
-    def _measure(self, asked: messages.Measure, line: bytes) -> messages.Reply:
-        team = self._begun(asked, line)
+    def _measure(self, asked: messages.Measure) -> messages.Reply:
+        team = self._begun(asked)
         if isinstance(team, messages.Failure):
             return team
         try:
@@ -145,15 +122,13 @@ class Agent:
         finally:
             team.end()
 
-    def _turn(
-        self, request: messages.Begin | messages.Step | messages.End, line: bytes
-    ) -> messages.Reply:
+    def _turn(self, request: messages.Begin | messages.Step | messages.End) -> messages.Reply:
         """Several teams live at once, here or on other nodes, and the driver gives the turns."""
         if not isinstance(request, messages.Step):
             self._end(request.team)
             if isinstance(request, messages.End):
                 return messages.Waiting("", [])
-            found = self._begun(request.measure, line)
+            found = self._begun(request.measure)
             if isinstance(found, messages.Failure):
                 return found
             team = self._teams[request.team] = found

@@ -71,31 +71,19 @@ GRACE_S = 60.0
 
 def limit_s(request: messages.Request) -> float:
     """When an agent that has not answered ``request`` must be hanging."""
-    if isinstance(request, messages.Prepare | messages.Inspect | messages.Step):
-        return request.timeout_s + GRACE_S
     if isinstance(request, messages.Preload):
         return 2 * START_LIMIT_S + IMPORT_LIMIT_S * len(request.modules)
-    if isinstance(request, messages.Begin):
-        request = request.measure
-    if isinstance(request, messages.Measure):
-        trials = 2 if request.cell.boundary == "pipeline" else 1  # `Share` comes before it
-        return trials * request.policy.timeout_s + GRACE_S
-    if isinstance(request, messages.BuildReference):
-        return request.policy.prepare_timeout_s + GRACE_S
-    return messages.GAUGE_TIMEOUT_S + GRACE_S
+    asked = request.measure if isinstance(request, messages.Begin) else request
+    splits = isinstance(asked, messages.Measure) and asked.cell.boundary == "pipeline"
+    trials = 2 if splits else 1  # `SplitCores` comes before it
+    return trials * messages.timeout_s(request) + GRACE_S
 
 
 class Asked(Protocol):
     """What measures for the driver: an agent, or several nodes as one."""
 
-    def start(self) -> messages.Preloaded:
-        """Start it; what it cannot import is in ``errors``."""
-
     def ask(self, request: messages.Request, progress: OnProgress | None = None) -> messages.Reply:
         """The answer to ``request``."""
-
-    def stop(self) -> object:
-        """End every process."""
 
 
 class AgentClient:

@@ -1,6 +1,7 @@
 """Imported once by the server that workers are forked from: it imports what workers need.
 
-A module that cannot be imported must not end the server, so its error is kept for a worker to tell.
+GPUBENCH_PRELOAD holds the modules' names, separated by commas. One that cannot be imported must not
+end the server, so its error is kept for a worker to tell.
 The server ends with its agent: by itself it would live as long as its last worker, and that one, in
 an endless loop, as long as the server.
 """
@@ -17,13 +18,10 @@ from gpubench.machine.software import no_telemetry
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
-VARIABLE = "GPUBENCH_PRELOAD"
-"""Environment variable with the modules' names, separated by commas."""
-
 no_telemetry()
 ERRORS: dict[str, str] = {}
 _begin = perf_counter()
-for _module in filter(None, os.environ.get(VARIABLE, "").split(",")):
+for _module in filter(None, os.environ.get("GPUBENCH_PRELOAD", "").split(",")):
     try:
         import_module(_module)
     except Exception as error:  # noqa: BLE001  # a broken installation may raise anything

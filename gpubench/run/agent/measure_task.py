@@ -6,8 +6,8 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
@@ -133,7 +133,7 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
                 session, images, cell, policy, pipeline=path, blank=blank, before=before
             )
         turns: list[Samples] = []
-        rivals = CpuTime()
+        rivals_ns = 0
         with quiet_collector():
             protocol.pause(sampler)
             sample_ns = sampler.batch_ns * sampler.iterations
@@ -142,7 +142,9 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
             request = replace(request, turns=go.turns or request.turns)
             while True:
                 with phase(cell, "sample"):
-                    turns.append(_sample(request, replica, sampler, go, queue, rivals))
+                    turn, beside_ns = _sample(request, replica, sampler, go, queue)
+                turns.append(turn)
+                rivals_ns += beside_ns
                 if go.iterations:
                     barrier(FINISHED)
                 if len(turns) == request.turns and cell.boundary == "transfer":
@@ -194,7 +196,8 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
     if after.get("compiled_at_open"):
         flags.append("COMPILED-AT-OPEN")
     if request.turns > 1:
-        facts[RIVALS_CPU] = rivals.share / _in_use(request)
+        sampled_ns = sum(turn.end_ns - turn.start_ns for turn in turns)
+        facts[RIVALS_CPU] = rivals_ns / max(1, sampled_ns * _in_use(request))
     if slowed := instruments():
         facts["instruments"] = slowed
         flags.append("INSTRUMENTED")
@@ -216,14 +219,12 @@ def _measure(request: Measure, replica: int, barrier: Barrier, queue: Queue | No
 
 
 def _sample(
-    request: Measure,
-    replica: int,
-    sampler: protocol.Sampler,
-    go: Go,
-    queue: Queue | None,
-    rivals: CpuTime,
-) -> Samples:
-    """Wait for the common start, then sample: for a time, or for as long as a job lasts."""
+    request: Measure, replica: int, sampler: protocol.Sampler, go: Go, queue: Queue | None
+) -> tuple[Samples, int]:
+    """Wait for the common start, then sample: for a time, or for as long as a job lasts.
+
+    And the CPU time, ns, that idle rivals used meanwhile.
+    """
     room = len(os.sched_getaffinity(0)) >= request.cores.count(request.cores[replica])
     claim = None
     if go.iterations:  # a job's time runs from the common start, and is no time to warm up
@@ -236,11 +237,12 @@ def _sample(
     shared = request.cores.count(own) > max(1, len(own))
     if turns > 1:
         sampler = replace(sampler, at_least=protocol.least_of_turn(request.cell, turns))
-    with rivals.of(go.others):
-        return protocol.measure(
-            sampler, protocol.of_turn(request.policy, turns), at_ns=go.at_ns, late_ns=late_ns,
-            claim=claim, cores=0 if shared else _cores(request.cell, own), whole=turns == 1,
-        )  # fmt: skip
+    before = cpu_ns(go.others)
+    found = protocol.measure(
+        sampler, protocol.of_turn(request.policy, turns), at_ns=go.at_ns, late_ns=late_ns,
+        claim=claim, cores=0 if shared else _cores(request.cell, own), whole=turns == 1,
+    )  # fmt: skip
+    return found, cpu_ns(go.others) - before
 
 
 def _size(artefact: Path) -> int:
@@ -278,26 +280,6 @@ def wait_until(at_ns: int, *, spin: bool) -> int:
     while (now := perf_counter_ns()) < at_ns:
         pass
     return now - at_ns
-
-
-class CpuTime:
-    """What processes use, all threads, of the time in which they are watched."""
-
-    def __init__(self) -> None:
-        self._cpu = self._wall = 0
-
-    @contextmanager
-    def of(self, pids: Sequence[int]) -> Iterator[None]:
-        """Watch these meanwhile."""
-        cpu, wall = cpu_ns(pids), perf_counter_ns()
-        yield
-        self._wall += perf_counter_ns() - wall
-        self._cpu += cpu_ns(pids) - cpu
-
-    @property
-    def share(self) -> float:
-        """Of one core; 0.01 is 1 %."""
-        return self._cpu / self._wall if self._wall else 0.0
 
 
 def _images(reference: Reference, indices: NDArray[np.intp]) -> base.Images:

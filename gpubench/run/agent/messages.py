@@ -1,4 +1,8 @@
-"""What driver, agent and workers say to each other: one JSON object a line, never pickled."""
+"""What driver, agent and workers say to each other: one JSON object a line.
+
+An agent of another gpubench may read it. Only a worker, which is forked from this one's own server,
+gets its request as it is.
+"""
 
 from __future__ import annotations
 
@@ -143,8 +147,23 @@ Request = (
 )
 
 
+START_TIMEOUT_S = 240.0
+"""Of `Preload`: less than the driver waits for it."""
 GAUGE_TIMEOUT_S = 120.0
 """Of `Count` and `Gauge`, which take about a second, and torch's import if it was not preloaded."""
+
+
+def timeout_s(request: Request) -> float:
+    """How long workers may take over it."""
+    if isinstance(request, Prepare | Inspect | Step):
+        return request.timeout_s
+    if isinstance(request, BuildReference):
+        return request.policy.prepare_timeout_s
+    if isinstance(request, Begin | SplitCores):
+        request = request.measure
+    if isinstance(request, Measure):
+        return request.policy.timeout_s
+    return START_TIMEOUT_S if isinstance(request, Preload) else GAUGE_TIMEOUT_S
 
 
 class Progress(Struct, frozen=True, tag=True):

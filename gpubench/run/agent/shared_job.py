@@ -106,11 +106,6 @@ class Dispatcher:
             self.queue.close()
 
 
-def dispatcher(request: Measure) -> Dispatcher | None:
-    """None where every replica runs for itself."""
-    return None if request.cell.dispatch == "independent" else Dispatcher(request)
-
-
 def awake_s(request: Measure) -> float:
     """How long a replica iterates before a turn, once at least."""
     return AWAKE_S if request.turns > 1 else 0.0

@@ -10,10 +10,8 @@ import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
 from gpubench import __version__, errors, plugins
 from gpubench.backends import base
@@ -31,25 +29,14 @@ OOM_SCORE = 500
 """Where memory ends, the kernel is to end a worker and not the driver, which holds the results."""
 
 
-class Task(NamedTuple):
-    """What workers are forked for."""
-
-    line: bytes
-    """The request as the driver wrote it."""
-    cache_dir: str
-    filled: dict[str, Any]
-    """Fields of it that only this machine's agent knows."""
-
-    @property
-    def request(self) -> messages.Request:
-        """With these fields; of a `Begin` what is to be measured."""
-        found: messages.Request = msgspec.json.decode(self.line, type=messages.Request)
-        found = found.measure if isinstance(found, messages.Begin) else found
-        return replace(found, **self.filled)
-
-
-def main(connection: Connection, task: Task, replica: int, queue: Queue | None) -> None:
-    """Do ``task`` and send the answer; never raises. ``queue``: of a job's units."""
+def main(
+    connection: Connection,
+    request: messages.Request,
+    cache_dir: str,
+    replica: int,
+    queue: Queue | None,
+) -> None:
+    """Do what is asked and send the answer; never raises. ``queue``: of a job's units."""
     die_with_parent()
     watch_stops()
     os.setpgid(0, 0)  # so that the agent can end this process with all its children
@@ -68,7 +55,7 @@ def main(connection: Connection, task: Task, replica: int, queue: Queue | None) 
         return msgspec.json.decode(connection.recv_bytes(), type=messages.Go)
 
     try:
-        send(_answer(task.request, task.cache_dir, replica, barrier, queue))
+        send(_answer(request, cache_dir, replica, barrier, queue))
     except Exception as error:  # noqa: BLE001  # anything a backend raises is this task's result
         send(failure(error))
     connection.close()

@@ -21,7 +21,6 @@ from gpubench.machine.telemetry.pauses import Pauses
 from gpubench.machine.telemetry.telemetry import Telemetry
 from gpubench.run.agent import messages, worker
 from gpubench.run.agent.shared_job import Dispatcher
-from gpubench.run.agent.worker import Task
 
 BARRIER_DELAY_NS, WAKING_NS = 3_000_000, 250_000
 """How long before its start a common start is announced; and so much more for each worker."""
@@ -37,9 +36,9 @@ class Team:
     def __init__(
         self,
         fork: Any,
-        task: Task,
-        size: int,
-        timeout_s: float,
+        request: messages.Request,
+        cache_dir: str,
+        size: int = 1,
         dispatcher: Dispatcher | None = None,
     ) -> None:
         """``dispatcher``: of a job that they share; it is closed with the team."""
@@ -54,8 +53,8 @@ class Team:
         """Who observes it, once entered."""
         self.pauses = Pauses()
         self._begin = monotonic()
-        self._timeout_s = timeout_s
-        self._deadline = self._begin + timeout_s
+        self._timeout_s = messages.timeout_s(request)
+        self._deadline = self._begin + self._timeout_s
         self._dispatcher = dispatcher
         self._answers: dict[int, messages.WorkerMessage] = {}
         self._inquest = Inquest()
@@ -65,16 +64,17 @@ class Team:
         self._selector = DefaultSelector()
         try:
             for replica in range(size):
-                self._start(fork, task, replica)
+                self._start(fork, request, cache_dir, replica)
         except BaseException:  # out of processes or descriptors: those that started must not stay
             self.end()
             raise
 
-    def _start(self, fork: Any, task: Task, replica: int) -> None:
+    def _start(self, fork: Any, request: messages.Request, cache_dir: str, replica: int) -> None:
         queue = self._dispatcher and self._dispatcher.queue
         ours, theirs = fork.Pipe()
         self._pipes.append(ours)
-        process = fork.Process(target=worker.main, args=(theirs, task, replica, queue), daemon=True)
+        words = theirs, request, cache_dir, replica, queue
+        process = fork.Process(target=worker.main, args=words, daemon=True)
         try:
             process.start()
         finally:

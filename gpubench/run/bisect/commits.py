@@ -77,13 +77,10 @@ def _line(top: Path, first: str, last: str, good: str, bad: str) -> list[str]:
     if last not in found:
         if first in path(last, first):
             raise InputError(f"{good} descends from {bad}: is it the other way round?")
-        shared, hint = "", ""
+        hint = revisions.shallow(top)
         with suppress(InputError):
             shared = revisions.git("git", top, "merge-base", first, last)[:12]
-        if revisions.git("git", top, "rev-parse", "--is-shallow-repository") == "true":
-            hint = "; this clone is shallow, so history may be missing: git fetch --unshallow"
-        elif shared:
-            hint = f"; their last common commit is {shared}: give that as --good"
+            hint = hint or f"; their last common commit is {shared}: give that as --good"
         raise InputError(f"{good} is no ancestor of {bad}{hint}")
     line = [last]
     while line[-1] != first:

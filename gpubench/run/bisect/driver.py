@@ -7,7 +7,7 @@ its records say, and a bisection that was interrupted goes on by reading them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,6 +27,7 @@ from gpubench.records.reader import begun, read
 from gpubench.records.record import RECORDS, Record, RecordFile
 from gpubench.run.ab import arms, driver
 from gpubench.run.ab import setup as ab_setup
+from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.bisect.row import Arm, Row
 from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.gate import METRICS
@@ -88,7 +89,12 @@ class Outcome(Struct, frozen=True):
     @property
     def differ(self) -> list[verdicts.Comparison]:
         """The cells in which good and bad were shown to differ."""
-        return [row for row in self.ends if row.verdict in DIFFER]
+        return differing(self.ends)
+
+
+def differing(ends: Sequence[verdicts.Comparison]) -> list[verdicts.Comparison]:
+    """Those that were shown to differ."""
+    return [row for row in ends if row.verdict in DIFFER]
 
 
 def run(job: BisectJob, watcher: Watcher) -> Outcome:
@@ -176,7 +182,7 @@ class _Walk:
         if self._job.metric != "speed":
             return True
         more = wanted.comparison == self._all and bool(self._state.cell)
-        return more or any(row.verdict in DIFFER for row in self._ends)
+        return more or bool(differing(self._ends))
 
     def _first_line(self) -> str:
         row = self._job.row
@@ -257,7 +263,7 @@ class _Walk:
     def _read(self, one: Comparison) -> tuple[int, str] | None:
         """Take the pairs from the records; (version, reason) of what broke, if anything did."""
         place = self._place(one)
-        if not all(begun(place / arm / RECORDS) for arm in ("baseline", "candidate")):
+        if not all(begun(place / arm / RECORDS) for arm in ARMS):
             return None
         both = read(place / "baseline"), read(place / "candidate")
         if one == self._all:
@@ -275,7 +281,7 @@ class _Walk:
     def _choose(self, both: tuple[RecordFile, RecordFile]) -> None:
         """The cell that is looked at from here on: the only one, or the one that differs most."""
         labels = {cell.key: cell.label for cell in both[1].header.planned}
-        differ = [row for row in self._ends if row.verdict in DIFFER]
+        differ = differing(self._ends)
         if len(labels) == 1:
             self._state.cell = next(iter(labels.values()))
         elif differ and not self._state.cell:

@@ -22,6 +22,7 @@ from gpubench.cache import REFS, Cache
 from gpubench.errors import InputError
 from gpubench.machine import software
 from gpubench.run.ab import interpreters
+from gpubench.run.ab.interpreters import find_uv
 from gpubench.run.ab.revisions import run
 from gpubench.run.bisect.row import Arm, Row, Version
 
@@ -82,7 +83,7 @@ class Releases(Row):
                  "--color", "never", "--python", sys.executable, *more)  # fmt: skip
         asked = f"{self._package}{limits}"
         try:
-            said = run(what, [_uv(), *words], software.environ_of_another(), asked)
+            said = run(what, [find_uv("--package"), *words], software.environ_of_another(), asked)
         except InputError as error:
             if NO_SUCH in str(error):
                 return None
@@ -101,15 +102,15 @@ class Releases(Row):
         python, ready = where / "bin/python", where.with_suffix(".ready")
         release = f"{self._package}=={self.versions[place].name}"
         with Cache(self._root).locked(where):
-            if not (ready.exists() and python.exists()):
+            if not (ready.exists() and interpreters.has_gpubench(python)):
                 shutil.rmtree(where, ignore_errors=True)  # it may be half made
-                environ = software.environ_of_another()
-                run(option, [_uv(), "venv", "-q", "--python", sys.executable, str(where)], environ)
+                uv, environ = find_uv("--package"), software.environ_of_another()
+                run(option, [uv, "venv", "-q", "--python", sys.executable, str(where)], environ)
                 pins = where / "constraints.txt"
                 own = _plain(self._package)
                 pinned = [f"{n}=={v}" for n, v in sorted(self._here.items()) if n != own]
                 files.put(pins, "\n".join(pinned).encode())
-                install = [_uv(), "pip", "install", "-q", "--python", str(python), release]
+                install = [uv, "pip", "install", "-q", "--python", str(python), release]
                 try:
                     run(option, [*install, "-c", str(pins)], environ)
                 except InputError as error:
@@ -121,7 +122,7 @@ class Releases(Row):
                 files.put(inside / "gpubench-below.pth", "\n".join(below).encode())
                 interpreters.existing(option, python)
                 ready.touch()
-        return interpreters.existing(option, python)
+        return python
 
 
 def _installed() -> dict[str, str]:
@@ -138,9 +139,3 @@ def _plain(name: str) -> str:
 
 def _public(number: str) -> str:
     return number.partition("+")[0]
-
-
-def _uv() -> str:
-    if (found := shutil.which("uv")) is None:
-        raise InputError("--package needs uv to make the environments: pip install uv")
-    return found

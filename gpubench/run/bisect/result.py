@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench import units
 from gpubench.analysis.compare.bisection import WHAT
 from gpubench.run.results import Shown
+from gpubench.run.setup import options
 from gpubench.suite.gate import METRICS
 from gpubench.suite.types import Axes
 
@@ -155,9 +156,11 @@ def _size(effect: Shift, metric: str) -> str:
 
 def _shown(job: BisectJob, outcome: Outcome, first: int, second: int) -> str:
     words = ["gpubench", "ab", job.suite, *job.row.words(first, second), *_selected(job, outcome)]
-    if job.metric != "speed":
-        return shlex.join([*words, "--metric", job.metric])
-    return shlex.join([*words, "--delta", units.percentage(job.rule.delta).replace(" ", "")])
+    margin = f"{round(100 * job.rule.delta, 9):g}%"  # rounded: next to nothing stands for 0
+    judged = (
+        ["--delta", margin] if job.metric == "speed" else ["--metric", f"{job.metric}={margin}"]
+    )
+    return shlex.join([*words, *judged])
 
 
 def _selected(job: BisectJob, outcome: Outcome) -> Iterator[str]:
@@ -168,11 +171,4 @@ def _selected(job: BisectJob, outcome: Outcome) -> Iterator[str]:
         values = [getattr(one, key) for one in outcome.cells]
         if any(value != values[0] for value in values):
             words[key] = getattr(cell, key)
-    for key, value in words.items():
-        option = f"--{key.replace('_', '-')}"
-        if isinstance(value, dict):
-            for inner, one in value.items():
-                yield from (option, f"{inner}={one}")
-        else:
-            yield option
-            yield ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return options(words)

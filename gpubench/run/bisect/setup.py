@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpubench import plugins
 from gpubench.errors import InputError, SuiteError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
@@ -14,7 +15,7 @@ from gpubench.run.bisect.commits import Commits
 from gpubench.run.bisect.driver import BisectJob
 from gpubench.run.bisect.releases import Releases
 from gpubench.run.record_builder import claimed, directory
-from gpubench.run.setup import load
+from gpubench.run.setup import load, with_keys
 from gpubench.suite import grid
 from gpubench.suite.types import Rule
 
@@ -36,26 +37,24 @@ def bisection(
         raise InputError("--resume: say which bisection to go on with: -o DIR")
     suite = load(suite_name, chosen)
     cells = grid.expand(suite, device_of(suite, len(visible_gpus())), len(usable_cores()))
-    wanted = tuple(chosen.get("cell") or ())
-    labels = [cell.label for cell in cells if cell.key in wanted]
+    wanted = chosen.get("cell") or ()
     if len(wanted) > 1:
         raise SuiteError(f"--cell: a bisection follows one cell, not {len(wanted)}")
-    if len(labels) < len(wanted):
+    labels = [cell.label for cell in with_keys(cells, wanted, suite_name)]
+    if metric != "speed" and len(labels) > 1:
         raise SuiteError(
-            f"--cell {wanted[0]!r}: suite {suite.name} has no such cell here; "
-            f"'gpubench plan {suite_name} --keys' lists them"
-        )
-    if metric != "speed" and len(cells) > 1 and not labels:
-        raise SuiteError(
-            f"--metric {metric}: follows one cell, and the suite has {len(cells)}: name it with "
+            f"--metric {metric}: follows one cell, and the suite has {len(labels)}: name it with "
             "--cell"
         )
+    for option, number in zip(("--good", "--bad"), ends, strict=True):
+        if package and not plugins.serves(number, need := plugins.declared(package)):
+            raise InputError(f"{option} {number!r}: gpubench needs {package} {need}")
     row = Releases(package, *ends, cache_root) if package else Commits(*ends, cache_root)
     return BisectJob(
         row=row,
         suite=suite_name,
         chosen={key: value for key, value in chosen.items() if key != "cell" and value is not None},
-        cell=labels[0] if labels else "",
+        cell=labels[0] if wanted else "",
         rule=rule,
         budget_s=budget_s,
         out=output or claimed(directory(f"bisect-{suite.name}")),

@@ -18,6 +18,7 @@ from gpubench.run.availability import family
 from gpubench.run.cluster.ray_cluster import LOST, Cluster, each
 from gpubench.run.inventory import shares
 from gpubench.run.plan import Plan
+from gpubench.run.prepare import question
 from gpubench.suite.types import Cell
 
 TEAM = "cell"
@@ -34,8 +35,8 @@ class Nodes:
         self._peers = {rank: cluster.peers[rank] for rank in needed}
         self._seats = {rank: ThreadPoolExecutor(1, f"node {rank}") for rank in needed}
         """A node does its requests one by one."""
-        self._failed: dict[tuple[int, str], messages.Failure] = {}
-        """(rank, family of cells, or '' for the reference): what a node could not prepare."""
+        self._failed: dict[tuple[int, object], messages.Failure] = {}
+        """(rank, family of cells, or their `question`, or '' for all): what a node could not do."""
 
     def start(self) -> messages.Preloaded:
         """Start the agents that are needed. What one cannot import is its own cells' affair."""
@@ -68,7 +69,11 @@ class Nodes:
         once = isinstance(request, messages.Count | messages.Gauge)
         if once and len(self._peers) > 1:
             return messages.Failure("error", "of several machines no roofline is measured")
-        what = family(request.cell) if isinstance(request, messages.Prepare) else ""
+        what: object = ""
+        if isinstance(request, messages.Prepare):
+            what = family(request.cell)
+        elif isinstance(request, messages.BuildReference):
+            what = question(request)
         replies = self._all(dict.fromkeys(self._peers, request), to_the_end=True)
         for rank, reply in replies.items():
             if isinstance(reply, messages.Failure) and not once:
@@ -84,7 +89,7 @@ class Nodes:
         cell = request.cell
         share = shares(cell, self._plan.nodes)
         for rank in share:
-            for what in ("", family(cell)):
+            for what in ("", question(cell), family(cell)):
                 if (rank, what) in self._failed:
                     return self._failed[rank, what]
         if len(share) == 1:

@@ -35,7 +35,7 @@ from gpubench.run.agent.client import GRACE_S, AgentClient, OnProgress, limit_s
 from gpubench.run.availability import family
 from gpubench.run.inventory import Node
 from gpubench.run.plan import Plan
-from gpubench.run.prepare import not_importable
+from gpubench.run.prepare import not_importable, question
 from gpubench.suite.types import Cell, Suite
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class NodeActor:
         self._made: dict[object, str] = {}
         """Paths here: of references by workload and input, of artefacts by family of cells."""
         self._shipped: dict[str, str] = {}
-        """Paths in the suite -> where the file lies here."""
+        """Paths in the suite -> where the file lies here, of those that came with it."""
 
     def greet(self, command: list[str]) -> bytes:
         """A `Greeting`."""
@@ -97,9 +97,9 @@ class NodeActor:
 
         ``parcels``: files that are put into the cache where they lack.
         """
-        for path, digest, content in parcels:
-            if not _has(Path(path), digest):
-                self._shipped[path] = str(_unpacked(path, digest, content, _cache(cache_dir)))
+        cache = _cache(cache_dir)
+        lacking = [parcel for parcel in parcels if not _has(Path(parcel[0]), parcel[1])]
+        self._shipped = {parcel[0]: str(_unpacked(*parcel, cache)) for parcel in lacking}
         found = inventory.digest(msgspec.json.decode(suite, type=Suite), self._shipped)
         self._suite = msgspec.json.decode(self._localised(suite), type=Suite)
         self._node = inventory.here(rank, self._suite)
@@ -147,7 +147,7 @@ class NodeActor:
                 if isinstance(request, messages.Prepare):
                     self._made[family(request.cell)] = reply.path
                 elif isinstance(request, messages.BuildReference):
-                    self._made[_asked(request)] = reply.path
+                    self._made[question(request)] = reply.path
             yield reply
 
     def _own(self, request: messages.Request) -> messages.Request | messages.Failure:
@@ -169,7 +169,7 @@ class NodeActor:
     def _measure(self, asked: messages.Measure) -> messages.Measure | messages.Failure:
         cell = asked.cell
         artefact = self._made.get(family(cell))
-        reference = self._made.get(_asked(cell))
+        reference = self._made.get(question(cell))
         if artefact is None or reference is None:
             return messages.Failure("error", f"{cell.label} was not prepared on {self._node.name}")
         places = self._places(cell)[: len(asked.cores)]
@@ -213,11 +213,6 @@ def _unpacked(path: str, digest: str, content: Any, cache: Cache) -> Path:
             raise GpubenchError(f"{path}: did not arrive whole")
 
     return cache.get_or_make("shipped", {"sha256": digest, "name": name}, make) / name
-
-
-def _asked(of: Cell | messages.BuildReference) -> tuple[object, str]:
-    """What a reference is made for."""
-    return replace(of.workload, calibration=""), of.input
 
 
 def _as_started() -> None:
@@ -393,7 +388,8 @@ class Cluster:
             where = self._address or os.environ.get("RAY_ADDRESS") or "a cluster of this machine"
             raise InputError(f"--ray {where}: {_reason(error)}") from error
         finally:
-            signal.signal(signal.SIGTERM, before)
+            if signal.getsignal(signal.SIGTERM) is not before:  # only of the main thread it is
+                signal.signal(signal.SIGTERM, before)
             setattr(ray_constants, UV_HOOK, hook)
         try:
             self._join()

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, overload
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpubench.errors import GpubenchError, InputError, check_text
 from gpubench.run.serving import compatibility, manifest
-from gpubench.run.serving.engine import Local, Setup
 from gpubench.run.serving.inputs import Preprocessing, each
+from gpubench.run.serving.replica import Local, Remote, Setup
 from gpubench.run.serving.replica_pool import Pool
-from gpubench.run.serving.replica_process import Remote
 from gpubench.workload.models import outputs
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def load(
 class Classifier:
     """Callable from any thread. One replica runs in a thread, several in a process each.
 
-    What torch.compile compiles has a process of its own: opening it resets what the process has
-    compiled.
+    What torch.compile or Torch-TensorRT compiles has a process of its own: opening it resets what
+    the process has compiled.
 
     Batches have the cell's size: what is left over is filled up with zeros, and takes as long.
     """
@@ -170,8 +170,8 @@ class Classifier:
         """Preprocessed images, any number, as the network takes them -> logits (N, classes)."""
         import numpy as np
 
-        size, shape = self._setup.shape[0], self._setup.shape[1:]
-        fits = isinstance(batch, np.ndarray) and batch.ndim == 4 and batch.shape[1:] == shape
+        size, *shape = self._setup.shape
+        fits = isinstance(batch, np.ndarray) and list(batch.shape[1:]) == shape
         dtype = self.manifest.preprocessing.dtype
         if not fits or batch.dtype != dtype:
             what = f"{np.shape(batch)} of {getattr(batch, 'dtype', type(batch).__name__)}"
@@ -194,9 +194,8 @@ class Classifier:
         """
         import numpy as np
 
-        size, shape = self._setup.shape[0], self._setup.shape[1:]
-        positions: list[int] = []
-        rows = np.empty((size, *shape), self.manifest.preprocessing.dtype)
+        size, positions = self._setup.shape[0], list[int]()
+        rows = np.empty(self._setup.shape, self.manifest.preprocessing.dtype)
         for at, picture in enumerate(images):
             try:
                 self._preprocessing.fill(picture, rows[len(positions)], at)
@@ -227,7 +226,7 @@ class Classifier:
         """None: they are not finite."""
         import numpy as np
 
-        finite = [bool(np.isfinite(row).all()) for row in logits]
+        finite = np.all(np.isfinite(logits), axis=1).tolist()
         with np.errstate(invalid="ignore"):
             scores = outputs.scores(logits.astype(np.float64), self.manifest.answers)
         best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
@@ -239,5 +238,4 @@ class Classifier:
             listed = tuple(
                 Prediction(names[i] if names else str(i), i, float(row[i])) for i in indices
             )
-            one = listed[0]
-            yield Prediction(one.label, one.index, one.score, listed) if top > 1 else one
+            yield replace(listed[0], top=listed) if top > 1 else listed[0]

@@ -108,11 +108,10 @@ def places(manifest: Manifest, pin: bool) -> tuple[list[tuple[int, ...]], ExitSt
     few = f"are more than the {len(usable)} usable here"
     if len(own) <= len(usable):
         few = (
-            f"need more than are left: other classifiers are pinned to {len(usable) - len(held)} "
-            f"of the {len(usable)} cores usable here; start fewer"
+            f"are more than are left: other classifiers are pinned to {len(usable) - len(held)} "
+            f"of the {len(usable)} usable here; start fewer"
         )
-    each = f"{len(sets)} replica(s) with {len(sets[0])} core(s) each"
-    _warn(f"{each} {few}: not pinned, and not as fast")
+    _warn(f"the {len(own)} core(s) of {cell.replicas} replica(s) {few}: not pinned, not as fast")
     return [()] * len(wanted), claims
 
 

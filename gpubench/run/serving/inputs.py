@@ -46,18 +46,12 @@ def each(images: Pictures) -> Iterator[Picture]:
     raise InputError(f"{_named(images)}; expected {WANTED}, or a list of these")
 
 
-class _Own(threading.local):
-    """What each thread has for itself."""
-
-    decoder: base.Preprocessor | None = None
-
-
 class Preprocessing:
     """Decoder and network's input; usable from any thread, each of which has its own decoder."""
 
     def __init__(self, decoder: str, spec: Spec) -> None:
         self._decoder, self._spec = base.get(decoder), spec
-        self._own = _Own()
+        self._own = threading.local()
 
     def fill(self, picture: Picture, out: Inputs, position: int) -> None:
         """Into ``out``, one input. Raises InputError naming the picture and the reason."""
@@ -75,7 +69,7 @@ class Preprocessing:
         elif not isinstance(picture, _BYTES) and hasattr(picture, "read") and not _is_pil(picture):
             picture = _content(cast("IO[bytes]", picture))
         if isinstance(picture, _BYTES):
-            if self._own.decoder is None:
+            if not hasattr(self._own, "decoder"):
                 self._own.decoder = cast("base.Preprocessor", self._decoder.open(self._spec))
             self._own.decoder.transform(self._own.decoder.decode(bytes(picture)), out)
             return

@@ -56,7 +56,7 @@ def _speed(made: Manifest) -> str:
         return f"not measured: `gpubench run` the suite {_plain(made.suite)!r}"
     words = [f"p50 {units.duration(found.p50_ns)}"] if found.p50_ns else []
     words += [f"p99 {units.duration(found.p99_ns)}"] if found.p99_ns else []
-    words += [f"{found.images_per_s:.4g} images/s"] if found.images_per_s else []
+    words += [f"{units.significant(found.images_per_s, 4)} images/s"] if found.images_per_s else []
     batch = f"a batch of {made.cell.batch_size}, boundary {made.cell.boundary}"
     repeats = units.count(found.repeats, "repeat")
     return f"{', '.join(words)} ({batch}; {repeats} of run {_plain(found.run_id)})"

@@ -12,8 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gpubench.errors import GpubenchError
-from gpubench.run.serving.engine import Local
-from gpubench.run.serving.replica_process import OPEN_S, Died, Remote
+from gpubench.run.serving.replica import OPEN_S, Died, Local, Remote
 
 if TYPE_CHECKING:
     import numpy as np

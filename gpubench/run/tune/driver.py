@@ -29,7 +29,7 @@ from gpubench.run.tune.search import SEARCH, search
 from gpubench.run.tune.trials import AgentBench
 from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.goal import Search
-from gpubench.suite.types import Cell, Option, Policy, title
+from gpubench.suite.types import Cell, Policy, title
 
 BEST = "best.toml"
 FINISHED = "result.json"
@@ -48,8 +48,6 @@ class TuneJob(Struct, frozen=True):
     search: Search
     plan: Plan
     backends: Mapping[str, Backend]
-    options: Mapping[str, tuple[Option, ...]]
-    """Of each backend."""
     out: Path
     cache_dir: Path
     resume: bool = False
@@ -152,10 +150,7 @@ class _Walk:
             words = f"left out: {units.count(n, 'configuration')}: {reason}"
             self._watcher.said("; ".join(filter(None, (words, remedy))))
         spent = sum(r.wall_s for r in self.records) + verify.spent_s(job.out)
-        bench = AgentBench(
-            job.plan, job.backends, agent, self._watcher, job.cache_dir, job.search, spent,
-            self.records,
-        )  # fmt: skip
+        bench = AgentBench(job, agent, self._watcher, spent, self.records)
         try:
             while True:
                 standings = self._search(bench)
@@ -175,22 +170,20 @@ class _Walk:
         job = self._job
         if self.records and bench.elapsed() < job.search.budget_s:
             bench.start()  # the rooflines are known to every proposal, as in the first session
-        cells = job.plan.planned
-        proposals = Proposals(cells, job.search, bench.best, job.options)
-        return search(cells, job.search, bench, proposals, self.records, self._note, self._told)
+        cells, options = job.plan.planned, {n: b.options for n, b in job.backends.items()}
+        proposals = Proposals(cells, job.search, bench.best, options)
+        return search(
+            cells, job.search, bench, proposals.next, self.records, self._note, self._told
+        )
 
     def _fault(self, bench: AgentBench, agent: AgentClient, base: Standing, best: Cell) -> str:
         """Why the A/B speaks against what is recommended, or ''."""
         job = self._job
         bench.workers()
-        budget = job.search.budget_s
-        asked = verify.job(
-            job.header, job.search, job.plan, job.backends, base.cell, best,
-            max(budget - bench.elapsed(), (LATER if self._proofs else 1 - SEARCH) * budget),
-            job.out, job.cache_dir,
-        )  # fmt: skip
-        files = ab_driver.run(asked, self._watcher, agent, bench.broken, bench.ceilings,
-                              bench.held)  # fmt: skip
+        least = (LATER if self._proofs else 1 - SEARCH) * job.search.budget_s
+        left_s = max(job.search.budget_s - bench.elapsed(), least)
+        files = ab_driver.run(verify.job(job, base.cell, best, left_s), self._watcher, agent,
+                              bench.broken, bench.ceilings, bench.held)  # fmt: skip
         self._proofs += 1
         bench.mark()
         return verify.fault(*files, job.search, rival=not racing.breaks(base))

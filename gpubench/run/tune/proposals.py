@@ -14,7 +14,7 @@ from gpubench.analysis.tune import objective, racing
 from gpubench.analysis.tune.objective import Best
 from gpubench.records.record import WRONG, Record
 from gpubench.run.tune import space
-from gpubench.run.tune.surrogate import Coordinates, Predictor
+from gpubench.run.tune.surrogate import Predictor
 from gpubench.suite.goal import Metric, Search
 from gpubench.suite.types import Cell, Option
 
@@ -31,7 +31,7 @@ class Proposals:
     ) -> None:  # fmt: skip
         """``options``: of each backend."""
         self._predictor = Predictor(
-            {cell.key: _point(space.coordinates(cell, options[cell.backend])) for cell in cells}
+            {cell.key: space.coordinates(cell, options[cell.backend]) for cell in cells}
         )
         self._search, self._best = search, best
 
@@ -98,13 +98,6 @@ class Proposals:
 def answers(cell: Cell) -> tuple[object, ...]:
     """The same for cells whose answers are the same but for rounding: other sizes of one thing."""
     return cell.backend, cell.precision, cell.input, tuple(sorted(cell.options.items()))
-
-
-def _point(coordinates: Coordinates) -> Coordinates:
-    """With replicas, their cores and who shares a device as one coordinate: each alone is none."""
-    own = dict(coordinates)
-    place = [own.pop(name) for name in ("replicas", "cores", "replicas_per_device")]
-    return own | {"placement": "x".join(map(str, place))}
 
 
 def _cost(records: Sequence[Record], metric: Metric) -> float:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from msgspec.structs import replace
-
 from gpubench.analysis.tune import constraints, racing
 from gpubench.analysis.tune import objective as tune_objective
 from gpubench.analysis.tune.objective import Best
@@ -38,11 +36,11 @@ UNLIKELY = "by what was measured of others it is unlikely to win within the limi
 class Bench(Protocol):
     """Whatever measures."""
 
-    def ready(self, cell: Cell) -> Record | None:
-        """Build what the cell needs; why it cannot be measured, or None."""
-
     def measure(self, cell: Cell, repeat: int) -> Record:
-        """One repeat in a fresh process; `racing.CHECK` is the one that checks all answers."""
+        """One repeat in a fresh process, or why there is none: what the cell needs is built first.
+
+        `racing.CHECK` is the one that checks all answers.
+        """
 
     def best(self, cell: Cell, metric: Metric) -> float | None:
         """The best value that the metric could have, in its unit; None: unknown."""
@@ -51,11 +49,8 @@ class Bench(Protocol):
         """Seconds of the budget that are gone, those of earlier sessions too."""
 
 
-class Proposer(Protocol):
-    """Whatever says what to try next."""
-
-    def next(self, unmeasured: Sequence[Cell], records: Sequence[Record]) -> Cell | None:
-        """One of ``unmeasured``, or None: nothing more is worth trying."""
+Propose = Callable[[Sequence[Cell], Sequence[Record]], Cell | None]
+"""What to try next of the cells that were not measured; None: nothing more is worth trying."""
 
 
 def _apart(one: Cell, other: Cell) -> tuple[object, ...]:
@@ -71,7 +66,7 @@ def search(
     cells: Sequence[Cell],
     search: Search,
     bench: Bench,
-    proposer: Proposer,
+    propose: Propose,
     records: Sequence[Record],
     note: Callable[[Record], None],
     told: Callable[[Sequence[Standing]], None] = lambda _: None,
@@ -87,10 +82,10 @@ def search(
     share, seen = EXPLORE[0], -1
     while walk.measured > seen:  # a race may leave nothing that keeps the limits: explore again
         seen = walk.measured
-        walk.explore(proposer, share * search.budget_s)
+        walk.explore(propose, share * search.budget_s)
         walk.race(SEARCH * search.budget_s)
         share = EXPLORE[1]
-    return walk.end(proposer)
+    return walk.end(propose)
 
 
 @dataclass
@@ -137,11 +132,11 @@ class _Walk:
                 self._measure(cell, 0)
         self._confirm()
 
-    def explore(self, proposer: Proposer, until_s: float) -> None:
+    def explore(self, propose: Propose, until_s: float) -> None:
         """Measure what is proposed, once each."""
         while self._bench.elapsed() < until_s:
             unmeasured = [s.cell for s in self._standings if s.status == "unmeasured"]
-            cell = proposer.next(unmeasured, self._records) if unmeasured else None
+            cell = propose(unmeasured, self._records) if unmeasured else None
             if cell is None:
                 break
             self._measure(cell, 0)
@@ -158,24 +153,22 @@ class _Walk:
                 self._measure(cell, repeat)
             self._confirm()
 
-    def end(self, proposer: Proposer) -> list[Standing]:
+    def end(self, propose: Propose) -> list[Standing]:
         """Say of each cell that was ruled out why. Of what the time did not reach nothing is said:
         it is planned, and has no record."""
         left = [s.cell for s in self._standings if s.status == "unmeasured"]
-        if left and proposer.next(left, self._records) is None:
-            what = replace(Standing(cell=left[0], status="ruled-out"), reason=UNLIKELY)
+        if left and propose(left, self._records) is None:
             self._standings = [
-                replace(what, cell=s.cell) if s.status == "unmeasured" else s
+                Standing(cell=s.cell, status="ruled-out", reason=UNLIKELY)
+                if s.status == "unmeasured" else s
                 for s in self._standings
-            ]
+            ]  # fmt: skip
         known = {record.cell.key for record in self._records}
-        for standing in self._standings:
-            cell, reason = standing.cell, standing.reason
-            if cell.key in known:
-                continue
-            if standing.status == "ruled-out" and self._said.get(cell.key) != reason:
-                said = Record(cell=cell, repeat=0, status="ruled-out", reason=reason, started=now())
-                self._note(said)
+        for s in self._standings:
+            said = s.cell.key in known or self._said.get(s.cell.key) == s.reason
+            if s.status == "ruled-out" and not said:
+                self._note(Record(cell=s.cell, repeat=0, status="ruled-out", reason=s.reason,
+                                  started=now()))  # fmt: skip
         return self._standings
 
     def _wanted(self) -> list[tuple[Cell, int]]:
@@ -193,8 +186,7 @@ class _Walk:
     def _measure(self, cell: Cell, repeat: int) -> None:
         if (cell.key, repeat) in self._done:
             return
-        record = self._bench.ready(cell) or self._bench.measure(cell, repeat)
-        record = replace(record, repeat=repeat)
+        record = self._bench.measure(cell, repeat)
         self._records.append(record)
         self._done.add((cell.key, repeat))
         self._note(record)

@@ -105,7 +105,6 @@ def job(
         search=search,
         plan=plan,
         backends=backends,
-        options=catalog.backends,
         out=output or record_builder.directory(suite.name),
         cache_dir=cache.root,
         resume=resume,

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from gpubench import units
 from gpubench.analysis import roofline
 from gpubench.analysis.tune.racing import CHECK
-from gpubench.backends.base import Backend
 from gpubench.errors import CalibrationError, InputError
 from gpubench.records.record import Record
 from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient, OnProgress
 from gpubench.run.agent.messages import Failure, Reply
 from gpubench.run.driver import Measuring
-from gpubench.run.plan import Durations, Plan
+from gpubench.run.plan import Durations
 from gpubench.run.prepare import Held, NotReady, Ready, prepare
 from gpubench.run.record_builder import failed, now
 from gpubench.run.roofline import Ceilings
 from gpubench.run.tune.search import SEARCH
 from gpubench.run.watcher import Watcher
-from gpubench.suite.goal import Metric, Search
+from gpubench.suite.goal import Metric
 from gpubench.suite.types import Cell, Policy
+
+if TYPE_CHECKING:
+    from gpubench.run.tune.driver import TuneJob
 
 BUILD = 1 / 3
 """Of what is left for the search: the most that one build may take ..."""
@@ -45,28 +47,25 @@ class AgentBench:
 
     def __init__(
         self,
-        plan: Plan,
-        backends: Mapping[str, Backend],
+        job: TuneJob,
         agent: AgentClient,
         watcher: Watcher,
-        cache_dir: Path,
-        search: Search,
         spent_s: float,
         earlier: Sequence[Record] = (),
     ) -> None:
         """``spent_s``: of the budget, by earlier sessions; ``earlier``: their records."""
-        self._plan, self._backends, self._watcher = plan, backends, watcher
+        self._plan, self._backends, self._watcher = job.plan, job.backends, watcher
         self._agent, self._asked = agent, _Hurried(agent, self._build_s)
-        self._search, self._spent_s = search, spent_s
+        self._search, self._spent_s = job.search, spent_s
         self._began: float | None = None
         """When the trial in hand did; None: nothing has been measured in this session."""
         self._started = ""
         self._tasks: dict[str, Ready | NotReady] = {}
         self._wanted: Cell | None = None
-        self.seen = Durations(cache_dir)
+        self.seen = Durations(job.cache_dir)
         self.held = Held(earlier)
-        self.ceilings = Ceilings(agent, plan.cores_of, backends)
-        self._measuring = Measuring(agent, plan, watcher, self.ceilings, self.seen)
+        self.ceilings = Ceilings(agent, job.plan.cores_of, job.backends)
+        self._measuring = Measuring(agent, job.plan, watcher, self.ceilings, self.seen)
         self.broken: dict[str, str] = {}
         """Modules that the agent cannot import, and why; known once it was started."""
 
@@ -97,26 +96,20 @@ class AgentBench:
             assert isinstance(first.why, Failure)  # noqa: S101  # for mypy
             raise InputError(f"{first.why.reason}; {first.why.remedy}")
         if calibrated := [c for c in cells if c.precision == "int8" and c.calibration]:
-            self._asked.strict = True
             self._task(calibrated[0])
-            self._asked.strict = False
         self.ceilings.measure(cells, self._watcher)
         self._watcher.begin(-1)
         self._began, self._started = monotonic(), now()
 
-    def ready(self, cell: Cell) -> Record | None:
-        """Build what it needs; the record of why that cannot be."""
+    def measure(self, cell: Cell, repeat: int) -> Record:
+        """One repeat, or why there is none: what the cell needs is built first.
+
+        A run checks all answers in its first one, a search in `CHECK`.
+        """
         self.start()
         task = self._task(cell)
-        if isinstance(task, Ready):
-            return None
-        return self._ended(failed(cell, 0, task.why, ()))
-
-    def measure(self, cell: Cell, repeat: int) -> Record:
-        """One repeat of what is ready. A run checks all answers in its first one, a search in
-        `CHECK`."""
-        task = self._tasks[cell.key]
-        assert isinstance(task, Ready), cell.label  # noqa: S101
+        if isinstance(task, NotReady):
+            return self._ended(failed(cell, repeat, task.why, ()))
         words = f"round {repeat}" if repeat else "first try"
         left_s = max(0.0, self._search.budget_s - self.elapsed())
         run_repeat = 0 if repeat == CHECK else 1
@@ -179,15 +172,6 @@ class _Hurried:
 
     def __init__(self, agent: AgentClient, build_s: Callable[[], float]) -> None:
         self._agent, self._build_s = agent, build_s
-        self.strict = False
-        """Whether pictures that int8 cannot be calibrated on are the user's mistake: they are
-        where they were named. Else the search goes on without int8."""
-
-    def start(self) -> messages.Preloaded:
-        return self._agent.start()
-
-    def stop(self) -> object:
-        return self._agent.stop()
 
     def ask(self, request: messages.Request, progress: OnProgress | None = None) -> Reply:
         if not isinstance(request, messages.Prepare):
@@ -199,6 +183,7 @@ class _Hurried:
         if reply.kind == "timeout":
             words = f"not built within {units.clock(limit)}, what the budget left for one build"
             return Failure("timeout", words, "raise --budget")
-        if reply.kind == CalibrationError.kind and not self.strict:
+        if reply.kind == CalibrationError.kind and not request.cell.calibration:
+            # no mistake of the user's, who has named no pictures: the search goes on without int8
             return Failure("error", reply.reason, reply.remedy)
         return reply

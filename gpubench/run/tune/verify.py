@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from gpubench.analysis.compare import compare
 from gpubench.analysis.tune import constraints, racing
-from gpubench.backends.base import Backend
 from gpubench.errors import RecordError
 from gpubench.records.reader import read
-from gpubench.records.record import RECORDS, Arm, Header, Pairing, RecordFile
+from gpubench.records.record import RECORDS, Arm, Pairing, RecordFile
 from gpubench.run.ab import driver
 from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.plan import Plan
@@ -21,26 +20,20 @@ from gpubench.run.tune import space
 from gpubench.suite.goal import Metric, Search
 from gpubench.suite.types import Cell, Rule
 
+if TYPE_CHECKING:
+    from gpubench.run.tune.driver import TuneJob
+
 DIRECTORY = "evidence"
 SAMPLE_S = 1.0
 """Of one process, over all its turns."""
 
 
-def job(
-    header: Header,
-    search: Search,
-    plan: Plan,
-    backends: Mapping[str, Backend],
-    base: Cell,
-    best: Cell,
-    budget_s: float,
-    out: Path,
-    cache_dir: Path,
-) -> driver.ABJob:
+def job(of: TuneJob, base: Cell, best: Cell, budget_s: float) -> driver.ABJob:
     """The A/B of ``best`` against ``base``, in OUT/evidence; one that is there is gone on with.
 
     What is there of another pair is moved aside.
     """
+    header, search, plan = of.header, of.search, of.plan
     rule, trial = Rule(delta=search.delta, alpha=search.alpha), plan.suite.policy
     # two turns share it, and each must be as long as a trial that was long for a reason
     policy = replace(
@@ -54,17 +47,17 @@ def job(
         own = replace(header, suite=suite, planned=[cell], search=None, pairing=pairing)
         return driver.Side(arm, Plan(suite, [cell], [], plan.cores), own)
 
-    place = out / DIRECTORY
+    place = of.out / DIRECTORY
     return driver.ABJob(
         sides=(
             side("baseline", base, "today's default"),
             side("candidate", best, "what the search recommends"),
         ),
-        backends=backends,
+        backends=of.backends,
         rule=rule,
         budget_s=budget_s,
         out=place,
-        cache_dir=cache_dir,
+        cache_dir=of.cache_dir,
         seed=search.seed,
         resume=_begun(place, base, best),
     )

@@ -22,15 +22,20 @@ def read(transform: Any) -> dict[str, Any]:
     if isinstance(transform, Mapping):
         return {str(key): value for key, value in transform.items()}
     said: dict[str, Any] = {}
-    scaled = False
+    scaled, seen = False, set[str]()
     for step in _steps(transform):
         name = type(step).__name__
+        if name in seen:
+            raise _unread(step, "a second one")
+        seen.update({name} & {"Resize", "CenterCrop", "Normalize"})
         if name == "ImageClassification":  # torchvision's, of published weights
             said |= {"resize": _side(step.resize_size, step), "size": _sides(step.crop_size),
                      "interpolation": _kind(step.interpolation, step)}  # fmt: skip
             said |= {"mean": _numbers(step.mean), "std": _numbers(step.std)}
             scaled = True
         elif name == "Resize":
+            if getattr(step, "max_size", None):
+                raise _unread(step, "max_size makes pictures of some shapes smaller")
             said |= {"interpolation": _kind(step.interpolation, step)}
             several = isinstance(step.size, tuple | list) and len(step.size) == 2
             said |= {"size": _sides(step.size), "crop": False} if several else {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import InputError
@@ -33,12 +34,27 @@ MOST_CLASSES = 1_000_000
 ON_CPU = "build it on the CPU: gpubench moves it to the device of each cell"
 
 
+def told_by(path: str) -> Any:
+    """A property of `Model` that something else has: 'network.identity'."""
+    return property(attrgetter(path))
+
+
 class Model(ABC):
     """A network, cheap until asked; whatever is slow is made once, in the cache."""
 
     name: str
     weights: str
     is_onnx: bool
+    class_names: tuple[str, ...] = ()
+    """By number, as far as it says."""
+    knows_imagenet: bool = False
+    """Whether a thousand classes are ImageNet's."""
+    label_source: str | None = "folder"
+    """The image source whose labels its classes are: a name of SOURCES, 'folder', or None."""
+    taken: str = ""
+    """Of weights from a file that holds more: what was taken, in words; '': all, or most."""
+    output_kind: outputs.Kind = "logits"
+    """What its answers are, as far as it says."""
 
     @property
     @abstractmethod
@@ -61,26 +77,6 @@ class Model(ABC):
         return self.spec.shape
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """By number, as far as it says."""
-        return ()
-
-    @property
-    def knows_imagenet(self) -> bool:
-        """Whether a thousand classes are ImageNet's."""
-        return False
-
-    @property
-    def label_source(self) -> str | None:
-        """The image source whose labels its classes are: a name of SOURCES, 'folder', or None."""
-        return "folder"
-
-    @property
-    def taken(self) -> str:
-        """Of weights from a file that holds more: what was taken, in words; '': all, or most."""
-        return ""
-
-    @property
     def precision(self) -> str:
         """The coarsest that it brings itself: what int8 is made of."""
         return "fp32"
@@ -89,11 +85,6 @@ class Model(ABC):
     def fixed_batch(self) -> int | None:
         """The one batch size that its file has; None: any."""
         return None
-
-    @property
-    def output_kind(self) -> outputs.Kind:
-        """What its answers are, as far as it says."""
-        return "logits"
 
     @property
     def notes(self) -> list[str]:

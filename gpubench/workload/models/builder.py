@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from gpubench.suite.types import Workload
-    from gpubench.workload.models.buildable import Buildable
+    from gpubench.workload.models.torch_model import TorchSource
 
     State = OrderedDict[str, Tensor]
 
@@ -35,7 +35,7 @@ DIGITS = 10
 """Classes of weights ``probe``."""
 FORMAT = 6
 """Raised whenever `make` would make something else of the same recipe."""
-_STATE, _CARD = "state.pt", "model.json"
+_STATE, CARD = "state.pt", "model.json"
 _DENSE = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
 _SHOWN = 3
 """Keys that a message names."""
@@ -122,7 +122,7 @@ def make(work: Workload, at: Path) -> None:
         state[key] = tensor.detach().contiguous()
     torch.save(state, at / _STATE)
     names = source.classes(work) if not made_here else ()
-    card = Card(
+    about = Card(
         name=name,
         num_classes=found.classes,
         arguments=resized,
@@ -136,7 +136,7 @@ def make(work: Workload, at: Path) -> None:
         notes=found.notes,
         files=source.files(name),
     )
-    write_card(at, card)
+    (at / CARD).write_bytes(msgspec.json.encode(about))
 
 
 def _wake(module: nn.Module) -> None:
@@ -149,12 +149,6 @@ def _wake(module: nn.Module) -> None:
             weight = getattr(part, "weight", None)
             if isinstance(weight, nn.Parameter) and not weight.any():
                 (nn.init.xavier_uniform_ if weight.ndim > 1 else nn.init.ones_)(weight)
-
-
-def write_card(at: Path, about: Card) -> None:
-    """In the place of the card in ``at``, if there is one, which other entries may share."""
-    (at / _CARD).unlink(missing_ok=True)
-    (at / _CARD).write_bytes(msgspec.json.encode(about))
 
 
 def _override(spec: Spec, work: Workload, arguments: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:
@@ -184,14 +178,14 @@ def _override(spec: Spec, work: Workload, arguments: dict[str, Any]) -> tuple[Sp
     )
 
 
-def source_of(name: str) -> Buildable:
+def source_of(name: str) -> TorchSource:
     """Where the network of that name comes from; it is none of an ONNX file."""
-    return cast("Buildable", registry.of(name))
+    return cast("TorchSource", registry.of(name))
 
 
 def card(state: Path) -> Card:
     """What the cache entry ``state`` says of its network."""
-    return msgspec.json.decode((state / _CARD).read_bytes(), type=Card)
+    return msgspec.json.decode((state / CARD).read_bytes(), type=Card)
 
 
 def load_module(state: Path) -> nn.Module:

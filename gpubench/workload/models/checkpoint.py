@@ -161,24 +161,20 @@ def _of_archive(file: Path) -> set[str]:
 def _globals(stream: IO[bytes]) -> set[str]:
     """What the next pickle names of modules, as Python 3 calls it."""
     found = set()
-    for code, argument, _ in _operations(stream):
-        if code.name == "PROTO" and argument != 2:
-            raise _Unreadable(
-                f"saved with pickle_protocol={argument}, which torch reads only by running it; "
-                "save it with torch.save's own protocol"
-            )
-        if code.name == "GLOBAL":
-            module, name = str(argument).split(" ", 1)
-            named = (IMPORT_MAPPING.get(module, module), name)
-            found.add(".".join(NAME_MAPPING.get((module, name), named)))
-    return found
-
-
-def _operations(stream: IO[bytes]) -> Iterator[tuple[Any, Any, Any]]:
     try:
-        yield from pickletools.genops(stream)
+        for code, argument, _ in pickletools.genops(stream):
+            if code.name == "PROTO" and argument != 2:
+                raise _Unreadable(
+                    f"saved with pickle_protocol={argument}, which torch reads only by running it; "
+                    "save it with torch.save's own protocol"
+                )
+            if code.name == "GLOBAL":
+                module, name = str(argument).split(" ", 1)
+                named = (IMPORT_MAPPING.get(module, module), name)
+                found.add(".".join(NAME_MAPPING.get((module, name), named)))
     except ValueError as error:
         raise _Unreadable(_DAMAGED) from error
+    return found
 
 
 def _stand_in(full: str) -> type[_Inert]:

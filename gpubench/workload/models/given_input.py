@@ -17,7 +17,7 @@ import msgspec
 from gpubench.cache import MANIFEST, Cache
 from gpubench.errors import CellFailed, Unsupported
 from gpubench.workload.models import builder, onnx_graph
-from gpubench.workload.models.base import Model
+from gpubench.workload.models.base import Model, told_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from gpubench.suite.types import Input
     from gpubench.workload.data.preprocess import Inputs, Spec
-    from gpubench.workload.models import outputs
 
 _FORMAT = 1
 """Raised whenever the rewritten file, or module, of the same recipe would be another."""
@@ -64,7 +63,7 @@ class Given(Model):
             _copied(own, at)
             about = builder.card(own)
             about = msgspec.structs.replace(about, spec=self.spec, own=about.spec)
-            builder.write_card(at, about)
+            (at / builder.CARD).write_bytes(msgspec.json.encode(about))
 
         return self._cache.get_or_make("weights", self._recipe(own), make)
 
@@ -89,7 +88,6 @@ class Given(Model):
                 onnx_graph.give(network, self._dtype, *self.network.spec.affine)
             except ValueError as error:
                 raise CellFailed("error", f"model {self.name!r} {error}") from error
-            (at / file.name).unlink()  # which the other entry has, too
             (at / file.name).write_bytes(network.SerializeToString())
 
         return self._cache.get_or_make("onnx", self._recipe(file), make) / file.name
@@ -114,51 +112,18 @@ class Given(Model):
         factor, offset = self.network.spec.affine
         return images * factor + offset
 
-    # ------------------------------------------------------------------- what stays as it is
-
-    @property
-    def identity(self) -> str:
-        return self.network.identity
-
-    @property
-    def num_classes(self) -> int:
-        return self.network.num_classes
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.network.class_names
-
-    @property
-    def knows_imagenet(self) -> bool:
-        return self.network.knows_imagenet
-
-    @property
-    def label_source(self) -> str | None:
-        return self.network.label_source
-
-    @property
-    def taken(self) -> str:
-        return self.network.taken
-
-    @property
-    def precision(self) -> str:
-        return self.network.precision
-
-    @property
-    def fixed_batch(self) -> int | None:
-        return self.network.fixed_batch
-
-    @property
-    def output_kind(self) -> outputs.Kind:
-        return self.network.output_kind
-
-    @property
-    def notes(self) -> list[str]:
-        return self.network.notes
-
-    @property
-    def engine(self) -> str:
-        return self.network.engine
+    # what stays as it is
+    identity = told_by("network.identity")
+    num_classes = told_by("network.num_classes")
+    class_names = told_by("network.class_names")
+    knows_imagenet = told_by("network.knows_imagenet")
+    label_source = told_by("network.label_source")
+    taken = told_by("network.taken")
+    precision = told_by("network.precision")
+    fixed_batch = told_by("network.fixed_batch")
+    output_kind = told_by("network.output_kind")
+    notes = told_by("network.notes")
+    engine = told_by("network.engine")
 
 
 def _copied(entry: Path, at: Path) -> None:

@@ -26,7 +26,7 @@ from gpubench.cache import Cache, content, digest
 from gpubench.errors import InputError, Unsupported
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import onnx_graph, outputs, preprocessor_config
-from gpubench.workload.models.base import MOST_CLASSES, Model
+from gpubench.workload.models.base import MOST_CLASSES, Model, told_by
 from gpubench.workload.models.onnx_export import FILE, TYPES
 from gpubench.workload.models.onnx_external_data import external
 
@@ -55,7 +55,6 @@ _SOURCE = re.compile(
 class Card(Struct, frozen=True, kw_only=True):
     """What one run of the file showed."""
 
-    output: str
     kind: outputs.Kind
     """As far as the graph says."""
     num_classes: int
@@ -75,6 +74,9 @@ class OnnxModel(Model):
     """
 
     is_onnx = True
+    num_classes = told_by("_card.num_classes")
+    output_kind = told_by("_card.kind")
+    notes = told_by("_card.notes")
 
     def __init__(
         self, file: Path, cache: Cache | None, said: Preprocess | None = None, output: str = ""
@@ -107,18 +109,6 @@ class OnnxModel(Model):
         if any(own not in (0, side) for own, side in zip(given.size, spec.size, strict=True)):
             self._bad(f"has a height and width of {given.size} (0: any), not of {spec.size}")
         return spec
-
-    @property
-    def num_classes(self) -> int:
-        return self._card.num_classes
-
-    @property
-    def output_kind(self) -> outputs.Kind:
-        return self._card.kind
-
-    @property
-    def notes(self) -> list[str]:
-        return self._card.notes
 
     @property
     def precision(self) -> str:
@@ -277,8 +267,7 @@ class OnnxModel(Model):
         onnx_graph.end_at(graph, name, found[name].dtype, fixed, shape)
         onnx_graph.settle(graph, given, self.spec.size, fixed)
         at.joinpath(FILE).write_bytes(model.SerializeToString())
-        return Card(output=name, kind=kind, num_classes=classes, fixed_batch=fixed,
-                    notes=notes)  # fmt: skip
+        return Card(kind=kind, num_classes=classes, fixed_batch=fixed, notes=notes)
 
     def _tried(self, file: Path, names: list[str]) -> tuple[int, int, dict[str, NDArray[Any]]]:
         """(the only batch size that runs, or 0; that of what was found; outputs by name).

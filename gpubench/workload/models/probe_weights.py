@@ -158,15 +158,13 @@ def _spread(module: nn.Module, last: nn.Module, inputs: list[torch.Tensor]) -> N
 def _calibrate(module: nn.Module, inputs: list[torch.Tensor]) -> None:
     """Set batch-norm statistics to their averages over these images."""
     norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over batches
         norm.train()
     if norms:
         _forward(module, inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    for norm in norms:
         norm.eval()
 
 

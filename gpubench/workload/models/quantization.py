@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import Struct
 
+from gpubench import plugins
 from gpubench.errors import CellFailed, InputError
 from gpubench.suite.types import Cell, Option, When
 from gpubench.workload.data import datasets, image_file, preprocess
@@ -377,10 +378,11 @@ def _flags() -> set[str]:
     return set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
 
 
+def onnxruntime_package() -> str:
+    """The one that ONNX Runtime comes from: any of its builds; '': it is not here."""
+    return plugins.package_of("onnxruntime", "onnxruntime-gpu", "onnxruntime")
+
+
 def _onnxruntime() -> str:
-    for name in ("onnxruntime-gpu", "onnxruntime", "onnxruntime-openvino"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return "unknown"
+    package = onnxruntime_package()
+    return version(package) if package else "unknown"

@@ -103,8 +103,9 @@ def of(model: str) -> Source:
             return plain
     if not name and not listed():  # its library is what tells
         return source("torchvision")
-    known = [f"{each}/" for each in plugins.names(GROUP)] if name else names()
-    near = difflib.get_close_matches(f"{name}/" if name else model, known, n=1)
+    prefixes = [f"{each}/" for each in plugins.names(GROUP) if source_of(f"{each}/x")]
+    word, known = (f"{name}/", prefixes) if name else (model.rpartition("/")[2], names())
+    near = difflib.get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InputError(
         f"unknown model {model!r}: {hint}`gpubench list models` shows those there are; "

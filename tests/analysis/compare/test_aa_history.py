@@ -1,5 +1,6 @@
 import math
 import stat
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -8,7 +9,6 @@ from gpubench import files
 from gpubench.analysis import stats
 from gpubench.analysis.compare import aa_history
 from gpubench.errors import CacheError, RecordError
-from gpubench.records import reader
 from gpubench.records.record import RecordFile
 from gpubench.records.writer import Writer
 from tests.report import make, make_pairs
@@ -16,26 +16,25 @@ from tests.report import make, make_pairs
 CELLS = [make.cell(), make.cell(backend="openvino", scenario="throughput")]
 
 
-def stored(file: RecordFile, folder) -> RecordFile:
+def stored(file: RecordFile, folder: Path) -> Path:
     """On disk, as a run leaves it."""
     with Writer(folder, file.header) as writer:
         for one in file.records:
             writer.append(one)
-    return reader.read(folder)
+    return folder
 
 
 def test_a_session_goes_in_whole_under_its_run_id_and_comes_back(tmp_path):
     folder = aa_history.directory(tmp_path / "cache", "0123456789abcdef" * 4)
     assert folder == tmp_path / "cache" / "aa" / "0123456789abcdef"
-    assert aa_history.load(folder) == []
+    assert aa_history.load(folder, print) == []
     made = make_pairs.sessions(CELLS, 3, seed=1)
     for n, file in enumerate(reversed(made)):
-        known = stored(file, tmp_path / str(n))
-        path = aa_history.add(known if n else tmp_path / str(n), folder)
+        path = aa_history.add(stored(file, tmp_path / str(n)), folder)
         assert path == folder / f"{file.header.run_id}.jsonl"
         assert path.read_bytes() == (tmp_path / str(n) / "records.jsonl").read_bytes()
     aa_history.add(tmp_path / "0", folder)  # the same session again
-    loaded = aa_history.load(folder)
+    loaded = aa_history.load(folder, print)
     assert [f.header for f in loaded] == [f.header for f in made]  # oldest first
     assert [f.records for f in loaded] == [f.records for f in made]
     assert sorted(p.name for p in folder.iterdir()) == sorted(
@@ -47,12 +46,13 @@ def test_a_session_goes_in_whole_under_its_run_id_and_comes_back(tmp_path):
 def test_a_run_id_cannot_leave_the_directory(tmp_path):
     file = make_pairs.sessions(CELLS, 1)[0]
     file = replace(file, header=replace(file.header, run_id="../../x y"))
-    path = aa_history.add(stored(file, tmp_path / "run"), tmp_path / "history")
+    odd = tmp_path / "run\x1b"  # as people are told of it, it is another path
+    path = aa_history.add(stored(file, odd), tmp_path / "history")
     assert path.parent == tmp_path / "history"
-    assert aa_history.load(path.parent)[0].header.run_id == "../../x y"
+    assert aa_history.load(path.parent, print)[0].header.run_id == "../../x y"
 
 
-def test_a_damaged_session_is_left_out_and_said(tmp_path, caplog):
+def test_a_damaged_session_is_left_out_and_said(tmp_path):
     for n, file in enumerate(make_pairs.sessions(CELLS, 3)):
         aa_history.add(stored(file, tmp_path / str(n)), tmp_path / "history")
     first, second, third = sorted((tmp_path / "history").iterdir())
@@ -68,15 +68,11 @@ def test_a_damaged_session_is_left_out_and_said(tmp_path, caplog):
     assert "empty.jsonl" in said[0]
     assert second.name in said[1]
     assert "checksum" in said[1]
-    aa_history.load(tmp_path / "history")
-    assert [r.message for r in caplog.records] == said
 
 
 def test_what_cannot_be_read_or_written_is_an_error(tmp_path):
     with pytest.raises(RecordError, match="nowhere"):
         aa_history.add(tmp_path / "nowhere", tmp_path / "history")
-    with pytest.raises(RecordError, match="cannot be read"):
-        aa_history.add(make_pairs.sessions(CELLS, 1)[0], tmp_path / "history")
     known = stored(make_pairs.sessions(CELLS, 1)[0], tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="file: cannot be written"):
@@ -96,7 +92,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def values_of(history, key):
-    return [s.value for s in aa_history.by_cell(history).get(key, [])]
+    return [math.exp(s.mean) for s in aa_history.by_cell(history).get(key, [])]
 
 
 def test_what_is_wrong_with_a_session_is_told(tmp_path):
@@ -132,8 +128,8 @@ def test_sessions_that_a_comparison_would_not_use_do_not_count(change):
     assert len(values_of(history, CELLS[1].key)) == 2
 
 
-def sessions(*logs: float, variance: float = 0.0) -> list[aa_history.Session]:
-    return [aa_history.Session(math.exp(x), variance) for x in logs]
+def sessions(*logs: float, error: float = 0.0) -> list[stats.LogRatio]:
+    return [stats.LogRatio(mean=x, error=error, dof=2, n=(3, 3)) for x in logs]
 
 
 def test_a_limit_is_the_spread_and_the_range_of_the_sessions():
@@ -141,7 +137,7 @@ def test_a_limit_is_the_spread_and_the_range_of_the_sessions():
     assert found.sessions == 4
     assert found.sd == pytest.approx(0.0216025, rel=1e-5)
     assert found.largest == pytest.approx(0.05)
-    lucky = aa_history.limit(sessions(0.0, 0.0, 0.0, 0.0, variance=0.01**2))
+    lucky = aa_history.limit(sessions(0.0, 0.0, 0.0, 0.0, error=0.01))
     assert lucky.sd == pytest.approx(0.01)
 
 

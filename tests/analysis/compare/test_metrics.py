@@ -186,3 +186,26 @@ def test_an_ab_keeps_what_it_was_measured_to_judge() -> None:
     assert view(*files, judged=["size"]).rule.metrics == (("size", 0.01),)
     with pytest.raises(InputError, match="judge size beside speed"):
         view(*files, judged=["memory"])
+
+
+def test_both_arms_are_shown_over_the_pairs_that_tell() -> None:
+    """A pair without a value on one side counts on neither, and one odd process hardly."""
+    base, candidate = arms(["cold_start"], pairs=12, start=1.5)
+
+    def slower(r: Record) -> Record:
+        more = {3: 0, 5: 50}.get(r.repeat, 1)
+        return replace(r, replicas=[replace(s, open_ns=s.open_ns * more) for s in r.replicas])
+
+    odd = replace(candidate, records=[slower(r) for r in candidate.records])
+    row = next(c for c in compare(base, odd) if c.judged == "cold_start")
+    told = [(r.replicas[0].open_ns, s.replicas[0].open_ns)
+            for r, s in zip(base.records, odd.records, strict=True) if s.repeat != 3]  # fmt: skip
+    assert row.pairs == len(told) == 11
+    for shown, side in zip((row.baseline, row.candidate), zip(*told, strict=True), strict=True):
+        assert shown == pytest.approx(sorted(side)[5])
+
+
+def test_a_stranger_s_fact_is_no_size() -> None:
+    cell = make.run([CELL]).records[0]
+    assert metrics.value("size", replace(cell, facts={ARTEFACT_BYTES: ["x"]})) is None
+    assert metrics.value("size", replace(cell, facts={ARTEFACT_BYTES: 7})) == 7

@@ -42,11 +42,6 @@ def test_looks_that_are_none(looks: list[int]) -> None:
         msgspec.convert({"looks": looks}, Rule)
 
 
-def test_the_rule_of_an_older_record_is_read() -> None:
-    old = {"delta": 0.03, "alpha": 0.01, "screen": 0.1, "pilot": 8, "most": 60}
-    assert msgspec.convert(old, Rule) == Rule(delta=0.03)
-
-
 # ------------------------------------------------------------------------------ what it says
 
 

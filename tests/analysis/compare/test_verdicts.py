@@ -1,6 +1,6 @@
 import pytest
 
-from gpubench.analysis.compare import sequential_test, verdicts
+from gpubench.analysis.compare import verdicts
 from gpubench.analysis.compare.verdicts import Comparison, caveat, exit_code, parse_fail_on
 from gpubench.errors import InputError
 
@@ -57,8 +57,3 @@ def test_the_caveat_is_for_stored_runs_alone():
     assert caveat([*rows("MISSING"), *rows("EQUIVALENT", n=(3, 3))]) == verdicts.CAVEAT
     assert caveat(rows("REGRESSED", n=(8, 8), pairs=8, interleaved=True)) == ""
     assert caveat(rows("MISSING")) == caveat([]) == ""
-
-
-def test_every_code_has_one_line():
-    assert sequential_test.CODES.items() <= verdicts.CODES.items()
-    assert all(text and "\n" not in text for text in verdicts.CODES.values())

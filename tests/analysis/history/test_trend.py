@@ -88,11 +88,6 @@ def test_a_change_within_the_margin_is_none():
     assert [c.at for c in trends(files, delta=0.005)[0].changes] == [15]
 
 
-def test_few_runs_are_not_looked_at():
-    assert all(not t.changes for t in trends(runs((2, 0.0), (3, 1.0))))
-    assert [c.at for c in trends(runs((3, 0.0), (3, 1.0)))[0].changes] == [3]
-
-
 # ------------------------------------------------------------------------------ series
 
 
@@ -175,7 +170,7 @@ def test_cells_that_are_always_skipped_are_left_out_failing_ones_are_not():
 # ------------------------------------------------------------------------------ files
 
 
-def test_runs_are_found_below_a_directory_and_what_is_left_out_is_said(tmp_path, caplog):
+def test_runs_are_found_below_a_directory_and_what_is_left_out_is_said(tmp_path):
     def put(file: RecordFile, name: str) -> None:
         with Writer(tmp_path / name, file.header) as writer:
             for r in file.records:
@@ -199,16 +194,14 @@ def test_runs_are_found_below_a_directory_and_what_is_left_out_is_said(tmp_path,
     assert "damaged/records.jsonl" in said[0]
     assert "cut off" in said[1]
     assert "2 arms of interleaved A/B" in said[2]
-    list(find(tmp_path))
-    assert [r.message for r in caplog.records] == said
 
 
 def test_nothing_to_read_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no such directory"):
-        list(find(tmp_path / "nowhere"))
+        list(find(tmp_path / "nowhere", print))
     with pytest.raises(InputError, match=r"no run below it \(a directory with records.jsonl\)$"):
-        list(find(tmp_path))
+        list(find(tmp_path, print))
     (tmp_path / "records.jsonl").write_text('{"header":{"schema":3}}\n')
     why = r"that a history can use: .*records.jsonl: has schema 3, but this gpubench reads"
     with pytest.raises(InputError, match=why):
-        list(find(tmp_path))
+        list(find(tmp_path, print))

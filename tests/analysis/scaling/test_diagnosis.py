@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gpubench.analysis.scaling import causes
 from gpubench.analysis.scaling.causes import Pair
-from gpubench.analysis.scaling.diagnosis import KINDS, Diagnosis, diagnose
+from gpubench.analysis.scaling.diagnosis import Diagnosis, diagnose
 from gpubench.analysis.scaling.efficiency import job_of
 from gpubench.analysis.summary import summarise
 from gpubench.records.record import Record
@@ -445,10 +445,6 @@ def test_causes_that_overlap_are_scaled_to_the_whole():
     found = only(ONE, records(cell(2), [70, 70], telemetry=seen))
     assert sorted(keys(found)) == ["cpu-steal", "other-processes"]
     assert sum(c.share for c in found.causes) == pytest.approx(1)
-
-
-def test_every_cause_has_a_name_and_a_remedy():
-    assert all(kind.name and kind.remedy for kind in KINDS.values())
 
 
 # ------------------------------------------------------------------------------ odd records

@@ -13,7 +13,7 @@ from gpubench.records.record import Record, RecordFile
 from gpubench.records.samples import Samples
 from gpubench.report import csv_report, terminal
 from gpubench.suite.types import Policy
-from tests.report import make
+from tests.report import make, make_pairs
 
 
 def tables(*files: RecordFile) -> dict[str, Table]:
@@ -475,3 +475,28 @@ def test_a_percentile_comes_from_the_repeats_and_not_from_all_samples():
         assert e.n == 4
         assert e.relative_half_width == pytest.approx(s.p50.relative_half_width, rel=0.4)
         assert s.percentile(0.999).why == "n too small: 1600 of 3688"
+
+
+def test_devices_whose_runs_have_several_limits_are_held_to_none():
+    limits = ("p50=1ms", "p50=90ms")
+    files = [
+        make.run([make.cell(), make.cell(batch_size=8)], run_id=limit, samples=60,
+                 environment={"cpu": {"model": limit, "usable": 1}, "gpus": []},
+                 policy=Policy(max_latency=limit))
+        for limit in limits
+    ]  # fmt: skip
+    table = tables(*files)["Devices"]
+    assert any("none counts" in note for note in table.notes)
+    assert "p50 latency" not in [c.name for c in table.columns]
+    assert all(row["images/s"].value for row in rows(table))
+    same = [replace(f, header=replace(f.header, suite=files[1].header.suite)) for f in files]
+    assert "p50 latency" in [c.name for c in tables(*same)["Devices"].columns]
+
+
+def test_host_memory_is_that_of_the_last_turn():
+    """A process's peak never falls, so that of its first turn is not all that it took."""
+    [record] = make_pairs.arms([make.cell()], pairs=1)[0].records
+    more = [replace(s, peak_host_bytes=900 << 20) for s in record.again[-1:]]
+    record = replace(record, again=[*record.again[:-1], *more])
+    made = tables(RecordFile("x", make.header([record.cell]), [record]))
+    assert rows(made["Machine while measuring"])[0]["host memory"] == 900 << 20

@@ -29,16 +29,6 @@ def test_a_latency_is_that_of_one_batch():
     assert objective.value(several, P99) == 3 * MS
 
 
-def test_latencies_are_those_of_the_time_in_which_all_replicas_ran():
-    one = record(cell(), 0, [10.0] * 10)
-    alone = replace(
-        one.replicas[0], replica=1, start_ns=-50 * MS, end_ns=50 * MS, durations_ns=[20 * MS] * 5
-    )
-    both = replace(one, replicas=[*one.replicas, alone])
-    # the common window is 0 to 50 ms: five batches of the first, two whole ones of the second
-    assert sorted(objective.latencies(both)) == [10 * MS] * 5 + [20 * MS] * 2
-
-
 def test_memory_is_that_of_all_replicas():
     one = record(cell(), 0)
     two = replace(one, replicas=[*one.replicas, replace(one.replicas[0], replica=1)])

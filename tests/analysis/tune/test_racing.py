@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import random
 import re
 
 import pytest
@@ -242,3 +244,15 @@ def test_an_interval_that_says_nothing_is_the_range_of_the_repeats():
     assert found.value.value == pytest.approx(800)
     assert found.value.low is None
     assert found.value.span == (pytest.approx(8e3 / 260), pytest.approx(800))
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+def test_the_interval_of_the_objective_holds_the_truth(repeats):
+    """A median of repeats varies more than their mean, by whose error 90 in 100 are held."""
+    rng, held, times = random.Random(repeats), 0, 150
+    for _ in range(times):
+        records = [record(cell(i), n, 10.0 * math.exp(rng.gauss(0, 0.03)))
+                   for i in range(12) for n in range(repeats)]  # fmt: skip
+        found = judge([cell(i) for i in range(12)], records, GOAL)
+        held += sum(s.value.low <= 800 <= s.value.high for s in found)
+    assert 0.94 <= held / (12 * times) <= 0.975

@@ -11,7 +11,7 @@ from gpubench.analysis.tune import objective, racing
 from gpubench.records.record import Ceiling, RecordFile
 from gpubench.run import availability
 from gpubench.run.tune import proposals
-from gpubench.run.tune.search import Proposer, search
+from gpubench.run.tune.search import Propose, search
 from gpubench.suite.goal import Goal, Limit, Metric, Search
 from gpubench.suite.types import Cell, Option
 from tests.benchmarks.tune import record
@@ -78,10 +78,10 @@ class Proposing(Struct, frozen=True):
     """A way of proposing, by name."""
 
     name: str
-    make: Callable[[Sequence[Cell], Search, objective.Best, Options], Proposer]
+    make: Callable[[Sequence[Cell], Search, objective.Best, Options], Propose]
 
 
-PROPOSERS = (Proposing("proposals", proposals.Proposals),)
+PROPOSERS = (Proposing("proposals", lambda *given: proposals.Proposals(*given).next),)
 """What `gpubench tune` asks, and whatever is to be held against it."""
 
 
@@ -105,8 +105,8 @@ def answer(
     wanted = Search(goal=case.goal, baseline=today, budget_s=budget_s, seed=seed)
     bench = Replay(recorded, seed, bounds(file))
     options = availability.catalog().backends
-    proposer = way.make(recorded.cells, wanted, bench.best, options)
-    standings = search(recorded.cells, wanted, bench, proposer, (), lambda record: None)
+    propose = way.make(recorded.cells, wanted, bench.best, options)
+    standings = search(recorded.cells, wanted, bench, propose, (), lambda record: None)
     top = racing.recommended(standings)
     judge = Recorded(truth, case.drop) if truth else recorded
     best = judge.best(case.goal, objective.value)

@@ -29,7 +29,7 @@ from gpubench.records.record import Record
 from gpubench.records.samples import Samples
 from gpubench.run import availability
 from gpubench.run.tune import proposals, space
-from gpubench.run.tune.search import Proposer, search
+from gpubench.run.tune.search import Propose, search
 from gpubench.suite.goal import Goal, Limit, Metric, Search
 from gpubench.suite.types import Cell, OptionValue, Workload
 from tests.benchmarks.tune.synthetic import Noise
@@ -165,14 +165,11 @@ class Bench:
         self._built: set[tuple[str, str]] = set()
         self._elapsed, self.tasks = 0.0, 0
 
-    def ready(self, cell: Cell) -> Record | None:
+    def measure(self, cell: Cell, repeat: int) -> Record:
         kind = cell.backend, cell.precision
         if cell.backend in BUILD_S and kind not in self._built:
             self._built.add(kind)
             self._elapsed += BUILD_S[cell.backend]
-        return None
-
-    def measure(self, cell: Cell, repeat: int) -> Record:
         self.tasks += 1
         seconds = TASK_S + COMPILE_S * (cell.backend == "torch-compile")
         self._elapsed += seconds
@@ -196,14 +193,14 @@ class Bench:
 
 
 class _Timed:
-    """A proposer, and what it took."""
+    """What is proposed, and what that took."""
 
-    def __init__(self, proposer: Proposer) -> None:
-        self._proposer, self.took_s = proposer, list[float]()
+    def __init__(self, propose: Propose) -> None:
+        self._propose, self.took_s = propose, list[float]()
 
     def next(self, unmeasured: Sequence[Cell], records: Sequence[Record]) -> Cell | None:
         begin = perf_counter()
-        found = self._proposer.next(unmeasured, records)
+        found = self._propose(unmeasured, records)
         self.took_s.append(perf_counter() - begin)
         return found
 
@@ -226,8 +223,8 @@ def answer(asked: Asked, seed: int) -> Found:
     truth = Truth(asked, seed)
     bench = Bench(truth, seed)
     wanted = Search(goal=truth.goal, baseline=truth.today, budget_s=BUDGET_S, seed=seed)
-    proposer = _Timed(proposals.Proposals(truth.cells, wanted, bench.best, truth.options))
-    standings = search(truth.cells, wanted, bench, proposer, (), lambda record: None)
+    proposer = _Timed(proposals.Proposals(truth.cells, wanted, bench.best, truth.options).next)
+    standings = search(truth.cells, wanted, bench, proposer.next, (), lambda record: None)
     top = racing.recommended(standings)
     return Found(
         regret=truth.regret(top.cell) if top else inf,

@@ -143,16 +143,15 @@ class Replay:
         self._elapsed = 0.0
         self.tasks = 0
 
-    def ready(self, cell: Cell) -> Record | None:
-        """Pays for building, once for what several cells share."""
+    def measure(self, cell: Cell, repeat: int) -> Record:
+        """What one of the recorded rounds says; repeat 1 is the one that checks accuracy.
+
+        Pays for building, once for what several cells share.
+        """
         for step in self._recorded.of(cell)[0].prepare_ns.items():
             if step not in self._built:
                 self._built.add(step)
                 self._elapsed += step[1] / 1e9
-        return None
-
-    def measure(self, cell: Cell, repeat: int) -> Record:
-        """What one of the recorded rounds says; repeat 1 is the one that checks accuracy."""
         self.tasks += 1
         recorded = self._recorded
         first, failed = recorded.of(cell)[0], recorded.failed.get(cell.key)

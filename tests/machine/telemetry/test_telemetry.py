@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from tests.fake_nvml import FakeNvml, GpuIsLost, NotSupported, NVMLError
 GPU = ("A100", "GPU-a")
 CLOCKS = "nvmlDeviceGetClockInfo"
 REASONS = "nvmlDeviceGetCurrentClocksEventReasons"
-CLIENTS = "nvmlDeviceGetMPSComputeRunningProcesses"
-COMPUTE = "nvmlDeviceGetComputeRunningProcesses"
-GRAPHICS = "nvmlDeviceGetGraphicsRunningProcesses"
+CLIENTS = "nvmlDeviceGetMPSComputeRunningProcesses_v3"
+COMPUTE = "nvmlDeviceGetComputeRunningProcesses_v3"
+GRAPHICS = "nvmlDeviceGetGraphicsRunningProcesses_v3"
 
 
 @pytest.fixture(autouse=True)
@@ -208,13 +209,37 @@ def test_a_lost_gpu_ends_its_sampling_and_is_named(tmp_path: Path) -> None:
     assert nvml.calls.count("nvmlDeviceGetPowerUsage") == 0
 
 
-def test_a_driver_that_fails_from_the_start_is_named(tmp_path: Path) -> None:
-    nvml = FakeNvml(GPU, nvmlDeviceGetPciInfo=NVMLError)
+@pytest.mark.parametrize("error", [NVMLError, UnicodeDecodeError])
+def test_what_fails_from_the_start_is_named(tmp_path: Path, error: type[Exception]) -> None:
+    def info() -> Any:
+        raise error("utf-8", b"", 0, 0, "?") if error is UnicodeDecodeError else error("of a GPU")
+
+    nvml = FakeNvml(GPU, nvmlDeviceGetPciInfo=info)
     with Telemetry([0], [], set, nvml, hz=200, root=tmp_path) as seen:
         time.sleep(0.02)
     assert seen.result()["gpus"] == []
-    assert seen.result()["gpu_error"] == "nvmlDeviceGetPciInfo"
+    assert seen.result()["gpu_error"].startswith(f"{error.__name__}: ")
     assert seen.lost == ""
+
+
+def test_every_query_is_one_of_the_real_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what a driver lacks is told by an NVMLError, as by those without a version it is not."""
+    import pynvml
+
+    folder = Path(telemetry.__file__).parents[1]
+    text = "".join(file.read_text() for file in folder.rglob("*.py"))
+    named = {*re.findall(r"\bnvml[A-Z]\w+|\bNVML_\w+", text)} - {"nvmlClocksEventReason"}
+    named |= {f"nvmlClocksEventReason{reason}" for reason in gpu_monitor.REASONS}
+    assert len(named) > 50
+    assert [name for name in named if not hasattr(pynvml, name)] == []
+
+    def missing(_: str) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer", missing)
+    for query in (CLIENTS, COMPUTE, GRAPHICS):
+        with pytest.raises(pynvml.NVMLError_FunctionNotFound):
+            getattr(pynvml, query)(None)
 
 
 def test_a_gpu_that_was_lost_before_is_named_and_another_is_not(tmp_path: Path) -> None:

@@ -85,6 +85,24 @@ def test_one_damaged_picture_does_not_spoil_its_batch(
     check(preprocessor, [whole, samples.jpeg((80, 60))])
 
 
+@pytest.mark.parametrize(
+    "words", ["torchvision not compiled with nvJPEG support", "CUDA out of memory"]
+)
+def test_a_decoder_that_can_read_nothing_is_not_the_reference_under_another_name(
+    preprocessor: NvJpegPreprocessor, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def broken(encoded: Any) -> Any:
+        raise RuntimeError(words)
+
+    host = base.get("torchvision").open(SPEC)
+    monkeypatch.setattr(preprocessor, "_ordered", broken)
+    monkeypatch.setattr(host, "_planes", broken)
+    with pytest.raises(RuntimeError, match=words):
+        preprocessor.decode([samples.jpeg((90, 60)), samples.jpeg((80, 60))])
+    with pytest.raises(RuntimeError, match=words):
+        host.decode(samples.jpeg((90, 60)))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("file", SKIPPED)
 def test_what_is_no_use_is_refused(preprocessor: NvJpegPreprocessor, file: str) -> None:
     with pytest.raises(Unusable):

@@ -80,6 +80,8 @@ def test_the_command_that_decides_names_in_what_the_arms_differ():
         " --batch-size 1 --replicas 1 --precision bf16 --baseline backend=b "
         "--candidate backend=a,fast=true"
     )
+    fleet = make.header(cells, command=["gpubench", "fleet", "quick", "--per", "node"])
+    assert "--per" not in formatting.decide(fleet, cells[0], same)
 
 
 def test_the_next_command_tunes_what_was_measured():
@@ -228,13 +230,18 @@ def test_a_pipeline_begins_with_its_stages():
 
 
 def test_a_comparison_that_decides_nothing_names_the_command_that_would():
-    pair = make_pairs.arms([make.cell()], pairs=2, samples=5, sd=0.2)
+    words = {"command": ["gpubench", "ab", "quick", "--baseline", "a=b"]}
+    pair = make_pairs.arms([make.cell()], pairs=2, samples=5, sd=0.2, candidate=words)
     made = html.render(list(pair))
     assert ">INCONCLUSIVE</span>" in made
     out = Path(pair[0].path).parent.parent
     assert re.search(rf'id="next"><code>gpubench ab .*--resume -o {out}</code>', made)
-    one, two = run(run_id="a"), run(run_id="b")
+    typed = ["gpubench", "run", "mine.toml", "--batch-size", "1", "--repeats", "9"]
+    one, two = run(run_id="a"), run(run_id="b", command=typed)
     commit = {"directory": {"commit": "abc1234def", "dirty": False}}
     one = replace(one, header=replace(one.header, environment=one.header.environment | commit))
     stored = page.comparison(compare.view(one, two))
-    assert 'id="next"><code>gpubench ab quick --baseline-ref abc1234def</code>' in stored
+    assert (
+        'id="next"><code>gpubench ab mine.toml --batch-size 1 --baseline-ref abc1234def</code>'
+        in stored
+    )

@@ -101,6 +101,11 @@ def test_bars_hold_every_stage_and_the_time_overlapped(run: RecordFile) -> None:
     assert {bar.overlapped for bar in one["bars"]} == {None}
 
 
+def test_stages_sort_by_their_time(page_of_run: str) -> None:
+    values = re.findall(r'data-label="decode" data-v="([^"]*)"', page_of_run)
+    assert len([float(v) for v in values]) == 18
+
+
 def test_many_cells_have_a_bar_each_up_to_a_limit() -> None:
     cells = make_pipelines.cells(batches=tuple(range(1, 10)), scenarios=("latency",))
     chart = pipeline.page(summarise([make_pipelines.run(cells, repeats=1)]))["charts"][0]

@@ -127,14 +127,14 @@ def test_charts_keep_shared_devices_and_jobs_apart():
     cells = [*few, cell(4)]
     drawn = overview.build(summarise([file(*(records(c, [100] * c.replicas) for c in cells))]))
     assert [s["name"] for s in drawn["series"]] == [
-        "torch-eager fp32", "torch-eager fp32 2/device", "torch-eager fp32 dynamic"]  # fmt: skip
+        f"torch-eager fp32{words}" for words in ("", " 2 per device", " dynamic")]  # fmt: skip
     (scaling,) = [c for c in drawn["charts"] if c["id"] == "scaling"]
     points = {(p["series"], p["x"]): p["y"] for p in scaling["points"]}
     assert points == {
         ("torch-eager fp32", 1): 1, ("torch-eager fp32", 2): pytest.approx(2),
         ("torch-eager fp32", 4): pytest.approx(4), ("torch-eager fp32 dynamic", 1): 1,
         ("torch-eager fp32 dynamic", 2): pytest.approx(2),
-        ("torch-eager fp32 2/device", 1): pytest.approx(2),
+        ("torch-eager fp32 2 per device", 1): pytest.approx(2),
     }  # fmt: skip
     assert scaling["spec"]["encoding"]["x"]["title"] == "devices"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -16,19 +17,16 @@ from msgspec.structs import replace
 
 from gpubench.machine.telemetry.telemetry import Telemetry
 from gpubench.run.agent import agent, worker_group
-from gpubench.run.agent.messages import Begin, End, Failure, Measure, Step, Waiting
-from gpubench.run.agent.worker import Task
+from gpubench.run.agent.messages import Begin, End, Failure, Measure, Request, Step, Waiting
 from gpubench.run.agent.worker_group import Team
 from gpubench.suite.types import Policy
 from tests.machine.test_topology import machine
 from tests.measure.virtual import make_cell
 
-TASK = Task(b"", "", {})
-
 
 def team() -> Team:
     fork = multiprocessing.get_context("forkserver")
-    return Team(fork, TASK, size=0, timeout_s=1)
+    return Team(fork, End(""), "", size=0)
 
 
 def test_a_team_that_is_ended_early_is_no_longer_observed() -> None:
@@ -137,9 +135,9 @@ def test_a_team_ends_as_a_whole_and_soon(fails: bool) -> None:
 
     if fails:
         with pytest.raises(OSError, match="too many open files"):
-            Team(Fork(), TASK, size=64, timeout_s=1)
+            Team(Fork(), End(""), "", size=64)
     else:
-        whole = Team(Fork(), TASK, size=64, timeout_s=1)
+        whole = Team(Fork(), End(""), "", size=64)
         begin = time.monotonic()
         whole.end()
         assert time.monotonic() - begin < 5, "not 0.2 s for each"
@@ -167,27 +165,26 @@ def test_a_team_of_one_turn_is_observed_until_its_answers_have_come(
     assert telemetry.result()["seconds"] > 0
 
 
-def test_a_request_goes_to_its_workers_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what only the agent knows; and of a begun team, what it is to measure."""
+def test_workers_get_the_request_with_what_only_the_agent_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And of a begun team, what it is to measure."""
     monkeypatch.setattr(agent, "visible_gpus", lambda: machine()[1])
     monkeypatch.setattr(agent, "idle_watts", lambda _: None)
-    tasks: list[Task] = []
+    asked: list[Request] = []
 
-    def started(_: object, task: Task, *__: object) -> Team:
-        tasks.append(task)
+    def started(_: object, request: Request, *__: object) -> Team:
+        asked.append(request)
         raise OSError("out of processes")
 
     monkeypatch.setattr(agent, "Team", started)
-    asked = Measure(make_cell(device="cuda", replicas=2), Policy(), "a", "r", [(), ()])
-    for request in (asked, Begin("cell", asked)):
-        line = msgspec.json.encode(request)
+    measure = Measure(make_cell(device="cuda", replicas=2), Policy(), "a", "r", [(), ()])
+    for request in (measure, Begin("cell", measure)):
         with pytest.raises(OSError, match="out of processes"):
-            agent.Agent(lambda _: None, closed=-1).handle(line)
-        assert tasks[-1].line is line
-        found = tasks[-1].request
-        assert isinstance(found, Measure)
+            agent.Agent(lambda _: None, closed=-1).handle(msgspec.json.encode(request))
+        found = pickle.loads(pickle.dumps(asked[-1]))  # as it is passed to a process  # noqa: S301
         assert found.uuids == ["GPU-a", "GPU-b"]
-        assert replace(found, uuids=[], cores=asked.cores) == asked
+        assert replace(found, uuids=[], cores=measure.cores) == measure
 
 
 def test_workers_inherit_imports_that_no_collection_goes_through() -> None:

@@ -34,7 +34,7 @@ from gpubench.run.agent.messages import (
     Prepare,
     Prepared,
 )
-from gpubench.run.agent.shared_job import Queue, claims, dispatcher, size
+from gpubench.run.agent.shared_job import Dispatcher, Queue, claims, size
 from gpubench.run.watcher import Silent
 from gpubench.suite.types import Policy, Rule
 from gpubench.workload import reference
@@ -68,22 +68,19 @@ def request(**cell: Any) -> Measure:
 
 
 def test_a_job_is_handed_out_afresh_in_every_turn() -> None:
-    static = dispatcher(request(replicas=2, dispatch="static"))
-    assert static is not None
+    static = Dispatcher(request(replicas=2, dispatch="static"))
     static.warm([AtBarrier("warm", 6e6, 5e6), AtBarrier("warm", 4e6, 5e6)])
     for _ in range(2):
         go = static.hand_out(1000)
         assert go == Go(1000 + 12_000_000, 1, 200)
         assert [drain(claims(go, static.queue)) for _ in range(2)] == [200, 200]
     static.close()
-    dynamic = dispatcher(request(replicas=2, dispatch="dynamic"))
-    assert dynamic is not None
+    dynamic = Dispatcher(request(replicas=2, dispatch="dynamic"))
     dynamic.warm([AtBarrier("warm", 5e6, 5e6)] * 2)
     for _ in range(2):
         go = dynamic.hand_out(0)
         assert [drain(claims(go, dynamic.queue)) for _ in range(2)] == [400, 0]
     dynamic.close()
-    assert dispatcher(request(replicas=2)) is None
 
 
 def drain(claim: Callable[[], bool]) -> int:

@@ -279,7 +279,10 @@ def test_exit_codes(bisect: Callable[..., Result], machine: Machine, tmp_path: P
     late = bisect("--budget", "0.001s")
     assert late.exit_code == 3
     assert "Not finished: gpubench bisect" in late.output
-    with pytest.raises(InputError, match="suite tiny has no such cell here"):
+    with pytest.raises(
+        InputError,
+        match=r"suite .*tiny\.toml has no such cell here.*gpubench plan .*tiny\.toml --keys",
+    ):
         bisect("--cell", "nothing")
 
 
@@ -293,6 +296,7 @@ def test_a_margin_of_nothing_is_a_margin(
     strict = bisect("--batch-size", "1", "--metric", "size=0", "--resume")
     assert "--resume: nothing is stored there yet" in strict.output
     assert (strict.exit_code, "v5 (a line): 0.1 % larger" in strict.output) == (0, True)
+    assert "--metric size=0%\n" in strict.output, "by the same margin"
 
 
 def test_a_metric_is_one_that_can_be_measured_again(bisect: Callable[..., Result]) -> None:

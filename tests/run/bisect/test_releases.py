@@ -10,6 +10,8 @@ import pytest
 
 from gpubench.errors import InputError
 from gpubench.run.bisect.releases import Releases
+from gpubench.run.bisect.setup import bisection
+from gpubench.suite.types import Rule
 
 UV = f"""#!{sys.executable}
 import os, re, sys
@@ -59,7 +61,7 @@ def test_releases_come_in_order_and_their_environments_are_kept(log: Path, tmp_p
     row = Releases("numpy", "1.0", "2.0", tmp_path / "cache")
     assert [v.name for v in row.versions] == ["1.0", "1.1", "1.2", "1.10", "2.0"]
     assert row.versions[1].line == "numpy 1.1"
-    assert all("--prerelease disallow" in line for line in calls(log, "compile")[3:])
+    assert all("--prerelease disallow" in line for line in calls(log, "pip compile")[3:])
     python = row.arm(1).python
     assert python
     assert python.is_relative_to(tmp_path / "cache")
@@ -67,10 +69,10 @@ def test_releases_come_in_order_and_their_environments_are_kept(log: Path, tmp_p
     assert all(p in below.read_text() for p in sys.path if p.endswith("site-packages"))
     assert "numpy==" not in (python.parents[1] / "constraints.txt").read_text()
     assert row.words(1, 2)[1] == str(python)
-    before = len(calls(log, "install"))
+    before = len(calls(log, "pip install"))
     again = Releases("numpy", "1.1", "2.0", tmp_path / "cache")
     assert again.arm(0).python == python
-    assert len(calls(log, "install")) == before == 1
+    assert len(calls(log, "pip install")) == before == 1
 
 
 def test_a_release_that_needs_other_versions_of_the_rest_has_them(
@@ -107,6 +109,13 @@ def test_a_release_that_cannot_be_installed_is_told_with_its_reason(
 def test_bad_input(log: Path, tmp_path: Path, package: str, good: str, bad: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         Releases(package, good, bad, tmp_path / "cache")
+
+
+def test_a_release_that_gpubench_cannot_use_is_told_before_it_is_installed(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^--good '1\.20\.1': gpubench needs onnxruntime >=1\.\d+"
+    ):
+        bisection("ci", {}, ("1.20.1", "1.30.0"), "onnxruntime", Rule(), 60, tmp_path, None, False)
 
 
 def test_what_uv_says_of_a_broken_index_is_passed_on(log: Path, tmp_path: Path) -> None:

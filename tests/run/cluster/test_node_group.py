@@ -98,6 +98,24 @@ def test_a_first_machine_that_is_lost_costs_no_cell_that_does_not_need_it(
     assert (lost.kind, lost.reason) == ("node-lost", "node 0 (a): gone")  # type: ignore[union-attr]
 
 
+def test_a_reference_that_a_machine_lacks_costs_the_cells_that_need_it(
+    cluster: Cluster, write_suite: WriteSuite, tmp_path: Path, cache_dir: Path
+) -> None:
+    ask = cluster.peers[1].ask
+
+    def slow(request: messages.Request, progress: Any = None) -> messages.Reply:
+        if isinstance(request, messages.BuildReference) and request.input == "uint8":
+            return messages.Failure("timeout", "no answer within 60 s")
+        return ask(request, progress)
+
+    cluster.peers[1].ask = slow  # type: ignore[method-assign]
+    suite = write_suite(backend='["onnxruntime"]', batch_size="[1]", replicas="[2]",
+                        input='["float32", "uint8"]')  # fmt: skip
+    file = measured(cluster, suite, tmp_path / "run", cache_dir)
+    found = {(r.cell.input, r.status, r.kind) for r in file.records}
+    assert found == {("float32", "ok", ""), ("uint8", "failed", "timeout")}
+
+
 def test_who_has_other_files_is_refused(
     cluster: Cluster, write_suite: WriteSuite, tiny_onnx: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,6 +154,9 @@ def test_a_model_is_shipped_into_the_cache_of_who_lacks_it(
         assert there.startswith(str(cache_dir))
         assert Path(there).read_bytes() == tiny_onnx.read_bytes()
         assert peer._actor._suite.workload.model == there
+    monkeypatch.setattr(ray_cluster, "_has", has)
+    cluster.gather(setup.load(str(suite), {}))  # of the next run: by now it is there
+    assert {p._actor._suite.workload.model for p in cluster.peers} == {str(tiny_onnx)}
 
 
 def test_what_cannot_be_shipped_is_refused(

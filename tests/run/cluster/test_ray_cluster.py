@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ def test_a_cluster_of_this_machine_alone_needs_no_token_and_measures(
     assert ray.inited[0] is None
     assert ray.inited[1]["include_dashboard"] is False
     assert all(actor.inside._agent._process is None for actor in ray.actors)
+
+
+def test_a_cluster_is_entered_by_any_thread(ray: Fake) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        cluster = pool.submit(Cluster().__enter__).result(60)
+    assert [peer.name for peer in cluster.peers] == ["node here"]
+    cluster.__exit__()
 
 
 class Silent(NodeActor):

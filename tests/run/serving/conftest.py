@@ -18,6 +18,7 @@ from gpubench.run import setup
 from gpubench.run.agent import worker
 from gpubench.run.agent.messages import Done, Go, Measure, Preloaded, Request
 from gpubench.run.serving import compatibility
+from gpubench.run.watcher import Silent
 from gpubench.workload import reference as ref
 
 Deployed = Callable[..., Path]
@@ -92,7 +93,7 @@ def deploy(tmp_path_factory: pytest.TempPathFactory, cache: Cache, digits_suite:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(deploying, "AgentClient", Here)
                 session = setup.session(str(digits_suite), chosen, cache.root, out, False, ())
-                deploying.deploy(session, str(digits_suite), out, lambda _: None)
+                deploying.deploy(session, str(digits_suite), out, Silent())
             made[key] = out
         return made[key]
 

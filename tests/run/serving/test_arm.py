@@ -15,6 +15,7 @@ from gpubench.run import setup
 from gpubench.run.ab import arms, driver
 from gpubench.run.ab import setup as ab_setup
 from gpubench.run.serving import manifest
+from gpubench.run.watcher import Silent
 from gpubench.suite.types import Rule
 from tests.run.ab.test_driver import Watch
 
@@ -35,7 +36,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> Path:
 def deployed(suite: Path, cache: Cache, tmp_path: Path, here: None) -> Path:
     chosen = {"backend": ["openvino"], "batch_size": [4]}
     session = setup.session(str(suite), chosen, cache.root)
-    deploying.deploy(session, str(suite), tmp_path / "deployed", lambda _: None)
+    deploying.deploy(session, str(suite), tmp_path / "deployed", Silent())
     return tmp_path / "deployed"
 
 

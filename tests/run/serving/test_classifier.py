@@ -23,9 +23,9 @@ from PIL import Image
 import gpubench
 from gpubench.errors import CellFailed, InputError
 from gpubench.machine.processes import descendants
-from gpubench.run.serving import Classifier, Prediction, replica_process
+from gpubench.run.serving import Classifier, Prediction, replica
+from gpubench.run.serving.replica import Died
 from gpubench.run.serving.replica_pool import Closed
-from gpubench.run.serving.replica_process import Died
 from gpubench.workload.reference import Reference
 
 Deployed = Callable[..., Path]
@@ -226,7 +226,7 @@ def pids(classifier: Classifier) -> list[int]:
     return sorted(
         pid
         for pid in descendants([os.getpid()])
-        if b"gpubench.run.serving.replica_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"gpubench.run.serving.replica" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
 
 
@@ -265,7 +265,7 @@ def test_a_replica_that_is_stuck_is_ended_and_the_other_goes_on(
 ) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("two cores are needed")
-    monkeypatch.setattr(replica_process, "GRACE_S", 0.01)
+    monkeypatch.setattr(replica, "GRACE_S", 0.01)
     with gpubench.load(deploy(replicas=[2]), timeout_s=0.5) as classifier:
         stopped, other = pids(classifier)
         os.kill(stopped, signal.SIGSTOP)
@@ -281,7 +281,7 @@ def test_a_replica_that_is_stuck_is_ended_and_the_other_goes_on(
         )
         assert pids(classifier) == [other]
         os.kill(other, signal.SIGSTOP)  # and it is closed nevertheless
-        monkeypatch.setattr(replica_process, "EXIT_S", 0.1)
+        monkeypatch.setattr(replica, "EXIT_S", 0.1)
     assert pids(classifier) == []
 
 
@@ -293,7 +293,7 @@ def test_a_limit_that_bounds_nothing_is_refused(timeout_s: Any) -> None:
 
 BREAKS = """
 import numpy as np
-from gpubench.run.serving.engine import Local
+from gpubench.run.serving.replica import Local
 
 def broken(self, rows, run=Local.run):
     if rows[0, 0, 0, 0] == 42:

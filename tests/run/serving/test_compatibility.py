@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.errors import InputError
-from gpubench.run.serving import compatibility, manifest
+from gpubench.run.serving import compatibility, manifest, readme
 from gpubench.run.serving.manifest import Machine, Manifest
 
 MADE = Machine(cpu="Example 9000", int8=["amx_int8"], libraries={"onnxruntime": "1.2"})
@@ -76,11 +76,12 @@ def test_cores_are_the_cells_or_as_many_others(
     assert placed(shared) == [(4, 5), (4, 5), (6, 7), (6, 7)]
     elsewhere = replace(made, cores=[[0, 1], [0, 1], [2, 3], [2, 3]])
     assert placed(elsewhere) == [(4, 5), (4, 5), (6, 7), (6, 7)]
-    many = replace(made, cores=[[0, 1], [2, 3], [4, 5]])
-    with pytest.warns(
-        compatibility.DeploymentWarning, match="3 replica.s. with 2 core.*not pinned"
-    ):
-        assert placed(many) == [(), (), ()]
+    many = replace(made, cell=replace(made.cell, cores=2, replicas=6, replicas_per_device=2))
+    many = replace(many, cores=[[0, 1], [0, 1], [2, 3], [2, 3], [4, 5], [4, 5]])
+    told = r"the 6 core\(s\) of 6 replica\(s\) are more than the 4 usable here: not pinned"
+    with pytest.warns(compatibility.DeploymentWarning, match=told):
+        assert placed(many) == [()] * 6
+    assert "as many\nprocesses as `cores / 6`" in readme.text(many)
     alone = replace(made, cores=[[0, 1]])
     assert placed(alone, pin=False) == [()]
 

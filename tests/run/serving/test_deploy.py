@@ -33,6 +33,7 @@ from gpubench.run import setup
 from gpubench.run.serving import manifest, readme
 from gpubench.run.serving.inputs import Preprocessing
 from gpubench.run.serving.manifest import Manifest
+from gpubench.run.watcher import Silent
 from gpubench.workload.data import image_file, preprocess
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models import builder, digits_net
@@ -72,7 +73,7 @@ def test_the_command_writes_a_folder_that_loads(
 
 def run(suite: Path, cache: Path, out: Path, **chosen: Any) -> Manifest:
     session = setup.session(str(suite), chosen, cache, out, False, ())
-    return deploying.deploy(session, str(suite), out, lambda _: None)
+    return deploying.deploy(session, str(suite), out, Silent())
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,15 @@ def test_weights_of_a_file_that_holds_several_are_named(
     taken = "'model' is taken, and 'model_ema' not: weights = 'w.pth#model_ema' takes that"
     assert made.weights_taken == taken
     assert taken.replace("_", "\\_").replace("#", "\\#") in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_model_without_a_suite_is_deployed(here: None, tmp_path: Path, cache_dir: Path) -> None:
+    """No file says it, and no run lies beside one."""
+    chosen: dict[str, Any] = {"backend": "onnxruntime", "batch_size": 4, "boundary": "compute"}
+    made = gpubench.deploy("digits", tmp_path / "out", cache_dir=cache_dir, progress=False,
+                           scenario="latency", device="cpu", **chosen)  # fmt: skip
+    assert made.measured is None
+    assert (tmp_path / "out" / manifest.MANIFEST).is_file()
 
 
 def test_an_empty_folder_is_filled_and_a_file_is_not(tmp_path: Path) -> None:
@@ -369,6 +379,12 @@ def test_the_readme_of_a_torchvision_network(deploy: Deployed) -> None:
     for model in ("timm/resnet18", "hf/resnet", "model.py:build", "model.pt2"):  # torchvision's?
         other = replace(made, cell=replace(cell, model=model))
         assert "only gpubench loads it" in readme.text(other)
+
+
+def test_the_readme_says_a_rate_in_plain_digits(deploy: Deployed) -> None:
+    fast = manifest.Measured(run_id="r", repeats=3, images_per_s=138_012.0)
+    text = readme.text(replace(manifest.read(deploy()), measured=fast))
+    assert "| speed | 138,000 images/s (a batch of 4, boundary transfer; 3 repeats of" in text
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from gpubench.run.serving import replica_pool
+from gpubench.run.serving.replica import Died
 from gpubench.run.serving.replica_pool import Closed, Pool
-from gpubench.run.serving.replica_process import Died
 
 
 class Engine:

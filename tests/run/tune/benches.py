@@ -40,14 +40,11 @@ class Bench:
         self.asked: list[tuple[str, int]] = []
         """(key, repeat) of everything measured, in order."""
 
-    def ready(self, cell: Cell) -> Record | None:
-        if not self._unready(cell):
-            return None
-        self.spent += self._seconds
-        return Record(cell=cell, repeat=0, status="failed", kind="error", reason="cannot be built")
-
     def measure(self, cell: Cell, repeat: int) -> Record:
         self.spent += self._seconds
+        if self._unready(cell):
+            why = "cannot be built"
+            return Record(cell=cell, repeat=repeat, status="failed", kind="error", reason=why)
         self.asked.append((cell.key, repeat))
         noise = random.Random(f"{self._seed}/{cell.key}/{repeat}").gauss(0, self._sd)
         found = searches.record(cell, repeat, self._truth(cell) * math.exp(noise))

@@ -264,16 +264,16 @@ def test_pictures_that_nobody_named_to_calibrate_on_end_no_search() -> None:
     request = Prepare(cells(1)[0], (0,), 1200.0)
     made, _ = hurried(Failure(CalibrationError.kind, "all black"), 40.0)
     assert made.ask(request) == Failure("error", "all black")
-    made.strict = True
-    assert made.ask(request) == Failure(CalibrationError.kind, "all black")
+    named = replace(request, cell=replace(request.cell, calibration="folder"))
+    assert made.ask(named) == Failure(CalibrationError.kind, "all black")
 
 
 def test_a_search_that_goes_on_has_the_same_model_file(make_job: MakeJob) -> None:
     job = make_job()
     cell = job.plan.planned[0]
     earlier = Record(cell=cell, repeat=0, status="ok", contents={"model": "a"})
-    made = trials.AgentBench(job.plan, job.backends, Slow(Prepared("", {}, {"model": "b"})),
-                             Silent(), job.cache_dir, job.search, 0.0, [earlier])  # type: ignore[arg-type]  # fmt: skip
+    changed = Slow(Prepared("", {}, {"model": "b"}))
+    made = trials.AgentBench(job, changed, Silent(), 0.0, [earlier])  # type: ignore[arg-type]
     with pytest.raises(ChangedError, match="contents have changed"):
         made.start()
 
@@ -281,8 +281,7 @@ def test_a_search_that_goes_on_has_the_same_model_file(make_job: MakeJob) -> Non
 def test_what_must_show_a_percentile_is_measured_for_longer(make_job: MakeJob) -> None:
     def sampled(goal: Goal) -> list[float]:
         job = make_job(goal=goal)
-        made = trials.AgentBench(job.plan, {}, Slow(Prepared("", {})), Silent(), job.cache_dir,
-                                job.search, 0.0)  # type: ignore[arg-type]  # fmt: skip
+        made = trials.AgentBench(job, Slow(Prepared("", {})), Silent(), 0.0)  # type: ignore[arg-type]
         return [made._policy(repeat).duration_s for repeat in (0, 1, 2)]
 
     plain = POLICY["duration_s"]

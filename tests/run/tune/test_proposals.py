@@ -115,7 +115,7 @@ def test_other_sizes_of_what_answered_wrongly_are_left_out() -> None:
 def test_a_search_without_a_budget_ends_by_itself(seed: int) -> None:
     space, bench = conditional(), Bench(cost, seed=seed)
     what = asked(baseline=(space[0].key,), seed=seed)
-    proposer = proposals(space, what, bench)
+    proposer = proposals(space, what, bench).next
     best = racing.recommended(search(space, what, bench, proposer, (), lambda record: None))
     assert best is not None
     assert rate(best.cell) >= 0.97 * max(map(rate, space))
@@ -175,7 +175,7 @@ def test_a_whole_search_takes_a_small_part_of_the_time_of_measuring_everything()
     bench = Bench(cost)
     everything = 2.0 * len(space)
     what = asked(budget_s=everything / 4, baseline=(space[0].key,))
-    proposer = proposals(space, what, bench)
+    proposer = proposals(space, what, bench).next
     found = search(space, what, bench, proposer, (), lambda record: None)
     best = racing.recommended(found)
     assert best is not None

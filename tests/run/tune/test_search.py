@@ -29,7 +29,7 @@ def go(
     space: Sequence[Cell], what: Search, bench: Bench, records: Sequence[Record] = ()
 ) -> tuple[list[Standing], list[Record]]:
     noted: list[Record] = []
-    found = search(space, what, bench, Everything(what, bench), records, noted.append)
+    found = search(space, what, bench, Everything(what, bench).next, records, noted.append)
     return found, noted
 
 
@@ -148,7 +148,7 @@ def test_a_limit_that_nothing_keeps_leaves_nothing_to_recommend() -> None:
 def test_where_all_stand_is_told_after_each_measurement() -> None:
     space, told, noted = cells(), [], []
     what, bench = asked(baseline=space[:1]), Bench(ms)
-    search(space, what, bench, Everything(what, bench), (), noted.append, told.append)
+    search(space, what, bench, Everything(what, bench).next, (), noted.append, told.append)
     measured = [r for r in noted if r.status != "ruled-out"]
     assert len(told) == len(measured)
     assert [len(each) for each in told] == [len(space)] * len(told)
@@ -205,9 +205,10 @@ def test_what_fails_alike_costs_a_try_or_two_and_the_rest_is_searched(
     kind: str, tries: int
 ) -> None:
     class Short(Bench):
-        def ready(self, cell: Cell) -> Record | None:
-            found = super().ready(cell)
-            return found and replace(found, kind=kind, reason="no kernels")
+        def measure(self, cell: Cell, repeat: int) -> Record:
+            found = super().measure(cell, repeat)
+            broken = found.status == "failed"
+            return replace(found, kind=kind, reason="no kernels") if broken else found
 
     space = mixed()
     bench = Short(lambda c: 10.0, unready=lambda c: c.precision == "int8")

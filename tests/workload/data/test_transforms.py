@@ -59,6 +59,9 @@ def test_those_of_timm() -> None:
         ([v1.CenterCrop(8), v1.ToTensor()], "without a Resize"),
         ([v1.Resize((9, 9)), v1.CenterCrop(8), v1.ToTensor()], "squeezed"),
         ([v1.Resize((8, 8)), v1.PILToTensor()], "0 to 255"),
+        ([v1.Resize(9, max_size=12), v1.CenterCrop(8), v1.ToTensor()], "max_size"),
+        ([v1.Resize(9), v1.CenterCrop(8), v1.Resize(4), v1.ToTensor()], "a second one"),
+        ([v1.Resize((8, 8)), v1.ToTensor(), *[v1.Normalize(MEAN, STD)] * 2], "a second one"),
         ([v1.Lambda(abs), v1.Resize((8, 8)), v1.ToTensor()], "Lambda"),
     ],
 )

@@ -165,14 +165,6 @@ def test_a_folder_of_shards_is_kept_as_places(
             dataset.read(index)
 
 
-def test_pictures_go_before_archives(tmp_path: Path) -> None:
-    pack(tmp_path / "in" / "val.tar", SHARD)
-    (tmp_path / "in" / "1.jpg").write_bytes(encoded(1))
-    dataset = image_folder.find(tmp_path / "in")
-    assert len(dataset) == 1
-    assert dataset.about.skipped == {"archive beside pictures": 1}
-
-
 def test_shards_bring_their_own_labels(tmp_path: Path) -> None:
     pack(tmp_path / "in" / "s.tar", SHARD)
     with pytest.raises(InputError, match="bring theirs"):

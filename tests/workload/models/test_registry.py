@@ -264,25 +264,3 @@ def test_an_onnx_file_with_weights_beside_it(cache: Cache, tiny_onnx: Callable[.
     data.unlink()
     with pytest.raises(InputError, match=r"'tiny.onnx.data', which is not a file beside it"):
         net(cache, str(file)).onnx("fp32")
-
-
-def test_onnx_files_that_do_not_serve(cache: Cache, tiny_onnx: Callable[..., Path]) -> None:
-    from onnx import TensorProto
-
-    for options, message in (
-        (
-            {"shape": ("n", 4, 8, 8)},
-            r"input 'pixels' is float \(n, 4, 8, 8\), not pictures",
-        ),
-        ({"shape": (4, 3, 8, 8)}, "has a fixed batch size of 4, and cannot have 2"),
-    ):
-        with pytest.raises((InputError, Unsupported), match=message):
-            net(cache, str(tiny_onnx(**options))).onnx("fp32", 2)
-    half = net(cache, str(tiny_onnx(kind=TensorProto.FLOAT16)))
-    assert half.onnx("fp16").is_file()
-    with pytest.raises(Unsupported, match="is fp16"):
-        half.onnx("tf32")
-    broken = tiny_onnx()
-    broken.write_bytes(b"\x00no protobuf")
-    with pytest.raises(InputError, match="is not an ONNX file"):
-        net(cache, str(broken)).onnx("fp32")

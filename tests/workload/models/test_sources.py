@@ -65,6 +65,7 @@ def own(tmp_path: Path) -> Callable[..., Model]:
         ("timm/x.onnx", "onnx", "timm/x.onnx", "file"),
         ("x.pt2", "pt2", "x.pt2", "file"),
         ("theirs/net", "theirs", "", "probe"),
+        ("torchvision/resnet18", "", "", "probe"),
     ],
 )
 def test_how_it_is_written_says_where_it_is_from(
@@ -457,6 +458,10 @@ def test_names_that_no_source_has() -> None:
     for name, message in (
         ("tim/resnet18", "did you mean 'timm/'"),
         ("nobody/x", "unknown model 'nobody/x': `gpubench"),
+        ("torchvision/resnet18", "unknown model 'torchvision/resnet18': did you mean 'resnet18'"),
+        ("digits/digits", "did you mean 'digits'"),
+        ("code/x", "unknown model 'code/x': `gpubench"),
+        ("onnx/x", "unknown model 'onnx/x': `gpubench"),
     ):
         with pytest.raises(InputError, match=message):
             registry.of(name)

@@ -24,8 +24,7 @@ from gpubench.suite.types import model_path
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import builder
 from gpubench.workload.models.base import ON_CPU, of_gpu, unwrapped, worded
-from gpubench.workload.models.buildable import Published, default_only
-from gpubench.workload.models.torch_model import TorchSource
+from gpubench.workload.models.torch_model import Published, TorchSource, default_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +79,8 @@ class Code(TorchSource):
 
     def maker(self, model: str) -> tuple[Callable[..., Any], str]:
         """What returns the module, and its name. Raises InputError."""
-        return _callable(model), _name(model)
+        name = model.rpartition(":")[2]
+        return _callable(model, name), name
 
     def spec(self, workload: Workload, module: nn.Module) -> Spec:  # noqa: ARG002
         said = workload.preprocess
@@ -125,12 +125,8 @@ def _digest(model: str, module: nn.Module) -> str:
     return found.hexdigest()
 
 
-def _name(model: str) -> str:
-    return model.rpartition(":")[2]
-
-
-def _callable(model: str) -> Callable[..., Any]:
-    module, name = _module(model.rpartition(":")[0]), _name(model)
+def _callable(model: str, name: str) -> Callable[..., Any]:
+    module = _module(model.rpartition(":")[0])
     found: Callable[..., Any] | None = vars(module).get(name)
     if found is None or not callable(found):
         own = [

@@ -11,9 +11,8 @@ from gpubench import cache
 from gpubench.errors import InputError, Unsupported
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import compiled_package
-from gpubench.workload.models.buildable import Published
 from gpubench.workload.models.registry import Look
-from gpubench.workload.models.torch_model import TorchModel, TorchSource
+from gpubench.workload.models.torch_model import Published, TorchModel, TorchSource
 
 if TYPE_CHECKING:
     from torch import nn

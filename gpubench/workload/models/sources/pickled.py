@@ -29,9 +29,8 @@ from gpubench import cache, plugins
 from gpubench.errors import InputError
 from gpubench.workload.models import builder
 from gpubench.workload.models.base import unwrapped, worded
-from gpubench.workload.models.buildable import Published
 from gpubench.workload.models.sources.code import Code
-from gpubench.workload.models.torch_model import TorchModel
+from gpubench.workload.models.torch_model import Published, TorchModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench import plugins
 from gpubench.errors import InputError
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models.buildable import Published
-from gpubench.workload.models.torch_model import TorchSource
+from gpubench.workload.models.torch_model import Published, TorchSource
 
 if TYPE_CHECKING:
     from torch import nn

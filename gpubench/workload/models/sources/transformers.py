@@ -12,8 +12,7 @@ from gpubench.errors import InputError
 from gpubench.suite.types import model_path
 from gpubench.workload.data import preprocess
 from gpubench.workload.models import preprocessor_config
-from gpubench.workload.models.buildable import Published, default_only
-from gpubench.workload.models.torch_model import TorchSource
+from gpubench.workload.models.torch_model import Published, TorchSource, default_only
 
 if TYPE_CHECKING:
     from torch import nn

@@ -61,7 +61,7 @@ def test_the_baseline_may_be_another() -> None:
         ),
         ({"precision": "fp9"}, "--baseline precision=fp9: unknown"),
         ({"replicas": "3"}, "--baseline replicas=3: needs 3 cores; usable: 2"),
-        ({"cores": "3"}, "--baseline replicas=1: needs 3 cores; usable: 2"),
+        ({"cores": "3"}, "--baseline cores=3: needs 3 cores; usable: 2"),
         ({"batch_size": "0"}, "--baseline batch_size=0: expected a whole number"),
     ],
 )
