@@ -28,6 +28,7 @@ from gpubench.records.writer import Writer
 from gpubench.run import api, driver
 from gpubench.run.watcher import Watcher
 from gpubench.suite import file, grid
+from tests.backends.onnx_files import colour_net
 
 WriteSuite = Callable[..., Path]
 CHEAP: dict[str, Any] = {"repeats": 1, "progress": False}
@@ -371,6 +372,21 @@ def test_a_live_model_is_planned_and_leaves_nothing(
     with pytest.raises(SuiteError, match="--batch-size"):
         gpubench.run(nn.Linear(3, 4), batch_size=0)
     assert not list(tmp_path.glob("reports/[!.]*"))
+
+
+def test_an_output_is_chosen_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As any word of a suite, but that ``output`` is a run's directory."""
+    file = colour_net(tmp_path / "net.onnx", outputs={"z": None, "v": None})
+    made = gpubench.plan(file, output_name="v", device="cpu")
+    assert {cell.output for cell in made.cells} == {"v"}
+    monkeypatch.chdir(tmp_path)
+    for words in (["plan", "quick", "--model", "net.onnx"], ["tune", "net.onnx"]):
+        words += ["--device", "cpu", "--output-name", "y"]
+        done = CliRunner().invoke(cli, words)
+        assert isinstance(done.exception, InputError), done.output
+        assert "has no output 'y' (workload.output), but 'z', 'v'" in str(done.exception)
 
 
 # ------------------------------------------------------------------------------ what it gives
