@@ -8,7 +8,7 @@ import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -136,7 +136,9 @@ def cuda_headers() -> AbstractContextManager[None]:
 
     if cpp_extension.CUDA_HOME is not None:
         return nullcontext()
-    home, triton = (find_spec(name) for name in ("nvidia.cu13", "triton.backends.nvidia"))
+    home = triton = None
+    with suppress(ModuleNotFoundError):  # what they would be part of
+        home, triton = (find_spec(name) for name in ("nvidia.cu13", "triton.backends.nvidia"))
     if home is None or triton is None:
         raise Unavailable(
             "AOTInductor compiles against CUDA's headers, and there is no CUDA toolkit",
