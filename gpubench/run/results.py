@@ -221,7 +221,7 @@ def document(form: str, view: View, code: int, files: Sequence[RecordFile] = ())
     if form == "html":
         return page.comparison(view, code)
     if form == "json":
-        return json_report.comparisons(view.rows, rule=view.rule, code=code) + "\n"
+        return json_report.comparisons(view.rows, rule=view.rule, code=code)
     if form == "md":
         return markdown.comparison(view.rows, rule=view.rule, code=code)
     return render(files, form)

@@ -235,8 +235,9 @@ def test_a_merge_request_of_gitlab_gets_its_reports(checkout: Path) -> None:
     lines = (checkout / reports["metrics"]).read_text().splitlines()
     sample = re.compile(r'gpubench_batch_seconds\{cell="birds.onnx cpu onnxruntime .*"\} 0\.0\d+')
     assert any(map(sample.fullmatch, lines))
-    told = json.loads((checkout / "gpubench-out" / VERDICT).read_text())
-    assert len(told["comparisons"]) == 1
+    verdict = (checkout / "gpubench-out" / VERDICT).read_text()
+    assert len(json.loads(verdict)["comparisons"]) == 1
+    assert verdict.endswith("}\n")
     assert git(checkout, "status", "--porcelain") == "?? gpubench-out/"
 
 

@@ -164,8 +164,9 @@ def _right(summaries: Sequence[Summary]) -> tuple[str, bool]:
             f"below the accuracy asked for: {who}. They have no rank."
         )
         return text, True
-    every = "Yes: all" if len(checked) > 1 else "Yes:"
-    text = f"{every} {count(len(checked), 'cell')} match {reference}"
+    several = len(checked) > 1
+    text = f"Yes: all {len(checked)} cells match" if several else "Yes: its one cell matches"
+    text += f" {reference}"
     text += f" (top-1 {percent(least, 0)} of {images} images)." if images else "."
     known = [(e.value, e) for s in checked if (e := accuracy.accuracy(s)).value is not None]
     if known:

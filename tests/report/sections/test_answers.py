@@ -106,6 +106,8 @@ def test_right_is_told_in_words_and_wrong_with_who():
     )
     assert not found.wrong
     base = run()
+    alone = of(replace(base, records=[r for r in base.records if r.cell.backend == "openvino"]))
+    assert alone.right.startswith("Yes: its one cell matches the fp32 reference (top-1 100 %")
     bad = [make.record(r.cell, r.repeat, make.np.random.default_rng(1), passed=False)
            if r.cell.backend == "openvino" else r for r in base.records]  # fmt: skip
     found = of(replace(base, records=bad))
