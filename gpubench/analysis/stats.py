@@ -9,7 +9,7 @@ together (`TwoWay`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,10 @@ class Estimate(Struct, frozen=True, kw_only=True):
 
 
 class LogRatio(Struct, frozen=True, kw_only=True):
-    """Mean difference of logs: its standard error and degrees of freedom (0: no interval)."""
+    """Mean difference of logs: its standard error and degrees of freedom (0: no interval).
+
+    Of `log_mean` the mean of the logs themselves.
+    """
 
     mean: float
     error: float
@@ -213,8 +216,15 @@ def log_ratio(
     """
     both = [r for r in base if r in candidate]
     if len(both) > 1:
-        return paired([base[r] for r in both], [candidate[r] for r in both], max(pilots))
-    return welch(list(base.values()), list(candidate.values()), pilots)
+        first = of_pilot(both, max(pilots))
+        return paired([base[r] for r in both], [candidate[r] for r in both], first)
+    firsts = of_pilot(base, pilots[0]), of_pilot(candidate, pilots[1])
+    return welch(list(base.values()), list(candidate.values()), firsts)
+
+
+def of_pilot(repeats: Iterable[int], pilot: int) -> int:
+    """How many of ``repeats``, of which some may be lost, are of the first ``pilot``."""
+    return sum(r < pilot for r in repeats)
 
 
 def ratio(
@@ -288,7 +298,7 @@ class TwoWay(Struct, frozen=True, kw_only=True):
         """Value of a cell with its interval."""
         found = self.values.get(key, {})
         if not self._pooled(key):
-            return geometric_mean(list(found.values()), self.pilot)
+            return geometric_mean(list(found.values()), of_pilot(found, self.pilot))
         n, one = len(found), self._level(key)
         mean = log_mean(list(found.values()))
         e = replace(mean, error=math.sqrt(one.variance / n), dof=one.dof).estimate()
@@ -321,11 +331,12 @@ class TwoWay(Struct, frozen=True, kw_only=True):
         the spread is the pilot's, with the pilot's degrees of freedom, so that the interval keeps
         its level. These are those of all cells together, and few only for a cell alone.
         """
-        values = list(self.values.get(key, {}).values())
+        found = self.values.get(key, {})
+        values = list(found.values())
         if self._pooled(key):
             one = self._level(key)
         elif len(values) > 1:
-            alone = log_mean(values, self.pilot)
+            alone = log_mean(values, of_pilot(found, self.pilot))
             one = Spread(alone.error**2 * len(values), alone.dof)
         else:
             return len(values)

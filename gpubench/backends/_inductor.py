@@ -8,7 +8,7 @@ import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,7 +127,8 @@ def variables(**values: str) -> Iterator[None]:
             os.environ.update({name: value} if value is not None else {})
 
 
-def cuda_headers() -> AbstractContextManager[None]:
+@contextmanager
+def cuda_headers() -> Iterator[None]:
     """Without a CUDA toolkit, those that AOTInductor compiles against from torch's own packages.
 
     CUDA 13's come with torch, less a part that Triton has. Raises Unavailable without these, too.
@@ -135,7 +136,8 @@ def cuda_headers() -> AbstractContextManager[None]:
     from torch.utils import cpp_extension
 
     if cpp_extension.CUDA_HOME is not None:
-        return nullcontext()
+        yield
+        return
     home = triton = None
     with suppress(ModuleNotFoundError):  # what they would be part of
         home, triton = (find_spec(name) for name in ("nvidia.cu13", "triton.backends.nvidia"))
@@ -145,7 +147,12 @@ def cuda_headers() -> AbstractContextManager[None]:
             "install NVIDIA's CUDA toolkit, or set CUDA_HOME to where it is",
         )
     [at], [of_triton] = (list(s.submodule_search_locations or ()) for s in (home, triton))
-    return variables(CUDA_HOME=at, CUDA_INC_PATH=str(Path(of_triton, "include")))
+    with variables(CUDA_HOME=at, CUDA_INC_PATH=str(Path(of_triton, "include"))):
+        cpp_extension.CUDA_HOME = at  # which was read when it was imported
+        try:
+            yield
+        finally:
+            cpp_extension.CUDA_HOME = None
 
 
 def directory(stack: ExitStack, source: Path | None = None) -> Path:

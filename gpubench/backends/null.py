@@ -23,6 +23,7 @@ class Null(Backend):
     options: tuple[Option, ...] = ()
     preload: tuple[str, ...] = ("numpy",)
     computes = False
+    casts_onnx = True
 
     def probe(self) -> Facts:
         """Nothing is needed."""

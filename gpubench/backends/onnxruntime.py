@@ -414,7 +414,7 @@ def _int8_unsupported(cell: Cell, provider: str) -> str | None:
     """Why an int8 cell would not compute in integers."""
     if cell.precision != "int8":
         return None
-    if provider == "CUDAExecutionProvider":
+    if provider == CUDA:
         return (
             "int8: ONNX Runtime's CUDA provider has no integer convolution and would compute in "
             "fp32; use provider = 'tensorrt', or the backend tensorrt"

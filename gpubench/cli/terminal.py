@@ -39,7 +39,7 @@ def interruptible(screen: Console) -> Iterator[None]:
         yield
     except Interrupted as error:
         again = error.again or options.resumed(sys.argv[1:], error.directory)
-        words = f"interrupted; what was measured is kept. Go on with: {again}"
+        words = f"interrupted; what was finished is kept. Go on with: {again}"
         screen.print(words, soft_wrap=True)
         sys.exit(130)
 

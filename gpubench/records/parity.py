@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -113,19 +113,21 @@ def over_repeats(checks: Sequence[Parity]) -> Parity | None:
     """
     if not checks:
         return None
-    most = max(checks, key=_labels)
+    most = _of_most_labels(checks)
     apart = max(checks, key=lambda p: p.disagreeing)
+    least = min(checks, key=lambda p: (p.top1_agreement, -p.images))
     return replace(
         max(checks, key=_finite),
-        top1_agreement=min(p.top1_agreement for p in checks),
+        images=least.images,
+        top1_agreement=least.top1_agreement,
         passed=all(p.passed for p in checks),
-        labelled=most.labelled,
-        correct=most.correct,
-        correct5=most.correct5,
-        reference_correct=most.reference_correct,
-        reference_correct5=most.reference_correct5,
-        min_accuracy=most.min_accuracy,
-        max_accuracy_drop=most.max_accuracy_drop,
+        labelled=most[0].labelled,
+        correct=min(p.correct for p in most),
+        correct5=min(p.correct5 for p in most),
+        reference_correct=most[0].reference_correct,
+        reference_correct5=most[0].reference_correct5,
+        min_accuracy=most[0].min_accuracy,
+        max_accuracy_drop=most[0].max_accuracy_drop,
         accurate=all(p.accurate for p in checks),
         disagreeing=apart.disagreeing,
         disagreements=apart.disagreements,
@@ -163,9 +165,13 @@ def _finite(parity: Parity) -> float:
     return math.inf if parity.relative_error is None else parity.relative_error
 
 
-def _labels(check: Parity | PipelineCheck) -> tuple[int, int, int]:
-    """Largest of what asked about the most labelled images, of equals of the worst."""
-    return check.labelled, -check.correct, -check.correct5
+_Check = TypeVar("_Check", "Parity", "PipelineCheck")
+
+
+def _of_most_labels(checks: Sequence[_Check]) -> list[_Check]:
+    """Those that asked about the most labelled images."""
+    most = max(check.labelled for check in checks)
+    return [check for check in checks if check.labelled == most]
 
 
 class PipelineCheck(Struct, frozen=True, kw_only=True):
@@ -198,12 +204,12 @@ def worst_pipeline(checks: Iterable[PipelineCheck | None]) -> PipelineCheck | No
     found = [check for check in checks if check is not None]
     if not found:
         return None
-    most = max(found, key=_labels)
+    most = _of_most_labels(found)
     return replace(
         min(found, key=lambda check: (check.passed, check.top1_agreement)),
         max_difference=max(check.max_difference for check in found),
         mean_difference=max(check.mean_difference for check in found),
-        labelled=most.labelled,
-        correct=most.correct,
-        correct5=most.correct5,
+        labelled=most[0].labelled,
+        correct=min(check.correct for check in most),
+        correct5=min(check.correct5 for check in most),
     )

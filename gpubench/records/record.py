@@ -81,6 +81,8 @@ FLAGS = {
     "THROTTLED": "the GPU lowered its clocks because of heat or power brake",
     "POWER-CAP": "the GPU ran at its software power cap",
     "CO-TENANT": "another process used the GPU",
+    "UNWATCHED": "NVML gave up before the end: whether the GPU lowered its clocks, or others used "
+    "it, is not known",
     "NODES-DIFFER": "the machines it ran on differ in driver, clocks or library versions",
     "NO-PARITY": "no reference for this workload: answers were not checked",
     "SPEED-ONLY": "random weights or synthetic images: parity says little about accuracy",

@@ -250,8 +250,9 @@ def command(header: Header, key: str = "KEY") -> str:
     return _again(header, (*WHERE, "--cell", "--require"), "--cell", key)
 
 
-NOT_OF_AB = (*WHERE, "--repeats", "--ray", "--ship", "--insecure-cluster")
-"""Options of a run that an A/B has not."""
+NOT_OF_AB = (*WHERE, "--repeats", "--ray", "--ship", "--insecure-cluster",
+             "--per", "--price", "--max-latency", "--baseline")  # fmt: skip
+"""Options of a run or a fleet that an A/B has not, or means otherwise."""
 
 
 def decide(header: Header, best: Cell, rival: Cell) -> str:
@@ -293,7 +294,7 @@ def _again(header: Header, drop: Sequence[str], *extra: str, verb: str = "") -> 
         return shlex.join(words)
     own = "ab" if header.pairing else "tune" if header.search else "run"
     typed = words[1] if len(words) > 1 else ""
-    if typed in ((own,) if verb else (own, "tune", "bisect", "fleet")):
+    if typed in ((own, "fleet") if verb else (own, "tune", "bisect", "fleet")):
         return again([verb or typed, *words[2:]], drop, *extra)
     return again([verb or own, header.suite.name], drop, *extra)
 

@@ -387,7 +387,7 @@ def deploy(
     what was made: ``cell``, ``preprocessing``, ``parity``, ``files``. Raises InputError;
     GpubenchError for what cannot be made here, or answers wrongly; then nothing is written.
     """
-    out = as_path(output)
+    out = as_path(output, "a directory")
     deploying.free(out)
     with tempfile.TemporaryDirectory() as scratch:
         source, chosen = _words(suite_or_model, overrides, Path(scratch))
@@ -511,7 +511,8 @@ def selftest(
     it, for the A/A history from which `compare` takes its alarm limits.
     """
     chosen = _in_words("self-test", suite, overrides)
-    if not (isinstance(minutes, int | float) and 0 < minutes < 24 * 60):
+    number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    if not (number and 0 < minutes < 24 * 60):
         raise InputError(f"--minutes {minutes!r}: expected more than 0 and less than a day")
     rule = Rule(delta=goal.percentage("--delta", str(delta)))
     say = progress if callable(progress) else escape.tell if progress else Silent().said
@@ -705,7 +706,9 @@ def _version(
     """Which interpreter measures an arm; one of a commit is made now."""
     if python and ref is not None:
         raise InputError(f"{arm}-ref and {arm}-python: give one of them")
-    found = interpreters.existing(f"{arm}-python", Path(python)) if python else None
+    found = None
+    if python:
+        found = interpreters.existing(f"{arm}-python", as_path(python, "an interpreter"))
     return found, None if ref is None else interpreters.of_reference(f"{arm}-ref", ref, cache_root)
 
 
@@ -729,7 +732,8 @@ def _check(option: str, word: str, known: Any) -> None:
 
 
 def _within(option: str, value: Any, kind: Any, most: int, expected: str) -> Any:
-    if value is not None and not (isinstance(value, kind) and 0 <= value <= most):
+    number = isinstance(value, kind) and not isinstance(value, bool)
+    if value is not None and not (number and 0 <= value <= most):
         raise InputError(f"{option} {value!r}: expected {expected}")
     return value
 
@@ -738,7 +742,7 @@ def _within(option: str, value: Any, kind: Any, most: int, expected: str) -> Any
 
 
 def _path(place: Place | None) -> Path | None:
-    return None if place is None else as_path(place)
+    return None if place is None else as_path(place, "a directory")
 
 
 def _typed(header: Header, command: Sequence[str]) -> Header:

@@ -41,6 +41,8 @@ def prices(said: str | Mapping[str, Any] | None) -> dict[str, float]:
     elif isinstance(given, str):
         pairs = [pair.rpartition("=") for pair in given.split(",")]
         given = {name.strip(): amount for name, _, amount in pairs}
+    if not isinstance(given, Mapping):
+        raise InputError(f"--price {said!r}: expected NAME=PRICE,..., a .toml file or a mapping")
     found = {}
     for name, amount in given.items():
         try:

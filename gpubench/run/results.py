@@ -393,10 +393,10 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     return Run(place, files[0])
 
 
-def as_path(path: str | Path) -> Path:
+def as_path(path: str | Path, of: str = "a directory, or of a record file") -> Path:
     """Raises InputError for what is none."""
     if not isinstance(path, str | Path):
-        raise InputError(f"{path!r}: expected the path of a directory, or of a record file")
+        raise InputError(f"{path!r}: expected the path of {of}")
     return Path(path)
 
 

@@ -69,7 +69,7 @@ def options(said: Mapping[str, Any]) -> Iterator[str]:
             )
         for one in value if isinstance(value, tuple) else (value,):
             text = ",".join(map(str, one)) if isinstance(one, list) else str(one)
-            yield from () if one is None else (f"--{key.replace('_', '-')}", text)
+            yield from () if one is None or one == [] else (file.option_of(key), text)
 
 
 def of_words(words: Mapping[str, Any]) -> Suite:

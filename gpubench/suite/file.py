@@ -118,7 +118,7 @@ class Draft(Struct, frozen=True):
         places: dict[str, str] = {}
         found: list[Mistake] = []
         for key, value in given.items():
-            option = "--" + key.replace("_", "-")
+            option = option_of(key)
             section = next((s for s in SECTIONS if key in known[s]), None)
             if section is None:
                 keys = [k for s in SECTIONS for k in known[s]]
@@ -161,6 +161,11 @@ def draft(path: Path, data: Data, catalog: Catalog) -> Draft:
     if found := list(itertools.islice(mistakes(data, rules), MOST + 1)):
         raise _error(path, found, {})
     return Draft(path, data, rules)
+
+
+def option_of(key: str) -> str:
+    """What overrides a ``key`` of a suite on the command line, where --output is a directory."""
+    return "--" + ("output-name" if key == "output" else key.replace("_", "-"))
 
 
 def by_table(said: Data, catalog: Catalog) -> Data:

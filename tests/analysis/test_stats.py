@@ -244,6 +244,12 @@ def test_the_spread_after_a_second_stage_is_that_of_the_pilot():
     assert e.n == 7
     pairs = stats.ratio(dict(enumerate([1.0] * 7)), dict(enumerate(pilot + more)), (3, 3))
     assert pairs == e
+    lost = dict(enumerate(pilot + more)) | {9: 1.0}
+    lost.pop(2)  # a later repeat takes no place in the pilot
+    found = stats.log_ratio(dict.fromkeys(lost, 1.0), lost, (3, 3))
+    assert found.dof == 1
+    assert found.error == pytest.approx(math.log(1.1) / math.sqrt(2) / math.sqrt(7))
+    assert stats.two_way({"a": lost}, 3).level("a") == found.estimate()
 
 
 def test_two_stage_welch_keeps_its_level_and_that_of_all_repeats_would_not():

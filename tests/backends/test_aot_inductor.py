@@ -62,17 +62,18 @@ def test_on_cuda_it_needs_no_toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         cpp_builder.get_cpp_torch_device_options("cuda", aot_mode=True)
     with _inductor.cuda_headers():
         folders = cpp_builder.get_cpp_torch_device_options("cuda", aot_mode=True)[1]
+        assert os.environ["CUDA_HOME"] == cpp_extension.CUDA_HOME
     names = ("cuda.h", "cuda_runtime.h", "cuda_bf16.h", "cuda_fp16.h", "cuda_fp8.h")
     file = tmp_path / "all.cpp"
     file.write_text("".join(f"#include <{name}>\n" for name in names))  # of AOTInductor's own
     command = ["g++", "-std=c++20", "-fsyntax-only", *(f"-I{folder}" for folder in folders)]
     subprocess.run([*command, str(file)], check=True)
     assert "CUDA_HOME" not in os.environ
-    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    assert cpp_extension.CUDA_HOME is None
     for name in ("nothing_here", "gpubench"):  # no such package, and one without the part
         monkeypatch.setattr(_inductor, "find_spec", lambda _, name=name: find_spec(f"{name}.x"))
-        with pytest.raises(Unavailable, match="no CUDA toolkit"):
-            _inductor.cuda_headers()
+        with pytest.raises(Unavailable, match="no CUDA toolkit"), _inductor.cuda_headers():
+            pass
 
 
 def test_what_cannot_be_exported_is_told_with_its_reason(

@@ -119,6 +119,9 @@ def test_answers_are_judged_against_the_reference_and_labels() -> None:
     assert both is not None
     assert (both.labelled, both.correct, both.correct5) == (500, 480, 490), "of the most images"
     assert (both.top1_agreement, both.max_difference) == (worse.top1_agreement, 9.0)
+    both = worst_pipeline([replace(found, correct=7, correct5=9), replace(found, correct5=8)])
+    assert both is not None
+    assert (both.correct, both.correct5) == (7, 8), "the worst of everything"
 
 
 def test_values_that_are_not_finite_fail() -> None:

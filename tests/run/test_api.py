@@ -326,6 +326,8 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.tune("resnet18", max_latency=20), "--max-latency '20'"),
         (lambda: gpubench.tune("resnet18", max_accuracy_drop="1"), "--max-accuracy-drop '1'"),
         (lambda: gpubench.tune("resnet18", accuracy_images=1.5), "--accuracy-images 1.5"),  # type: ignore[arg-type]
+        (lambda: gpubench.tune("resnet18", accuracy_images=True), "--accuracy-images True"),
+        (lambda: gpubench.plan("quick", output_name="logits"), '--output-name = "logits": only'),
         (lambda: gpubench.tune("resnet18", batchsize=1), "--batchsize: a search is not told"),
         (lambda: gpubench.tune("resnet18", seed="x"), "--seed 'x'"),  # type: ignore[arg-type]
         (lambda: gpubench.tune(None), "of type NoneType: expected a model"),
@@ -341,6 +343,9 @@ batch_size = 4""")  # fmt: skip
         (lambda: gpubench.fleet("quick", None, per="gpus"), "--per 'gpus': expected gpu or node"),  # type: ignore[arg-type]
         (lambda: gpubench.ab("quick", suite_from="bas"), "--suite-from 'bas': expected head or"),  # type: ignore[arg-type]
         (lambda: gpubench.selftest("quick", minutes="5"), "--minutes '5': expected more than 0"),  # type: ignore[arg-type]
+        (lambda: gpubench.selftest("quick", minutes=True), "--minutes True: expected more than 0"),
+        (lambda: gpubench.ab("quick", baseline_python=3), "3: expected the path of an interpr"),  # type: ignore[arg-type]
+        (lambda: gpubench.run("quick", output=3), "3: expected the path of a directory"),  # type: ignore[arg-type]
         (lambda: gpubench.deploy("quick", 3), "3: expected the path"),  # type: ignore[arg-type]
         (lambda: gpubench.inspect(3), "of type int: expected a model"),
         (lambda: gpubench.export([], "csv"), "nothing to export"),

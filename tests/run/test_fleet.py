@@ -50,6 +50,8 @@ def test_prices_are_of_the_longest_name_that_fits(tmp_path: Path) -> None:
     for wrong in ("L4", "L4=free", "L4=-1", "=2"):
         with pytest.raises(InputError, match="expected a name and a price of an hour"):
             fleet.prices(wrong)
+    with pytest.raises(InputError, match=r"--price \[\('L4', 1\)\]: expected NAME=PRICE"):
+        fleet.prices([("L4", 1)])  # type: ignore[arg-type]
 
 
 def both(cluster: Cluster, suite: Path, out: Path, cache_dir: Path, **more: Any) -> dict[str, Any]:

@@ -242,6 +242,13 @@ def test_over_repeats_keeps_the_worst_of_each(reference: Reference) -> None:
     assert found is not None
     assert bad.top1_agreement < near.top1_agreement
     assert (found.relative_error, found.top1_agreement) == (1e3, bad.top1_agreement)
+    few = replace(near, images=near.images // 4, top1_agreement=1.0)
+    found = over_repeats([bad, few])
+    assert found is not None
+    assert (found.images, found.top1_agreement) == (bad.images, bad.top1_agreement)
+    found = over_repeats([replace(good, correct=9, correct5=15), replace(good, correct5=14)])
+    assert found is not None
+    assert (found.correct, found.correct5) == (9, 14)
 
 
 def test_probabilities_are_compared_as_the_logits_that_they_were(reference: Reference) -> None:

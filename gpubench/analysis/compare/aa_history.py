@@ -89,7 +89,8 @@ def load(folder: Path, note: Callable[[str], object]) -> list[RecordFile]:
 
 
 def add(run: Path, folder: Path) -> Path:
-    """Copy the record file of a run's directory into ``folder``, under its run id, whole or not.
+    """Copy the record file of a run's directory into ``folder``, named by its run id, whole or not
+    at all.
 
     Raises RecordError where it cannot be read, CacheError where it cannot be written.
     """
@@ -130,5 +131,6 @@ def by_cell(history: Iterable[RecordFile]) -> dict[str, list[stats.LogRatio]]:
     found: dict[str, list[stats.LogRatio]] = {}
     for s in (s for file in history for s in summarise([file])):
         if s.ranked and s.values and s.flags.keys().isdisjoint(UNSTEADY):
-            found.setdefault(s.key, []).append(stats.log_mean([*s.values.values()], s.pilot))
+            first = stats.of_pilot(s.values, s.pilot)
+            found.setdefault(s.key, []).append(stats.log_mean([*s.values.values()], first))
     return found

@@ -193,7 +193,7 @@ class _Test(Struct, frozen=True, kw_only=True):
 def _test(b: Summary | None, c: Summary | None, limit: aa_history.Limit | None) -> _Test | None:
     if b is None or c is None or not b.values or not c.values:
         return None
-    pilots = (b.pilot, c.pilot)
+    pilots = (stats.of_pilot(b.values, b.pilot), stats.of_pilot(c.values, c.pilot))
     cost = stats.welch(list(b.values.values()), list(c.values.values()), pilots)
     cost = cost if c.cell.scenario == "latency" else cost.mirrored()
     cost = limit.widened(cost) if limit else cost

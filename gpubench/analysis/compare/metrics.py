@@ -347,10 +347,14 @@ def _stored(cells: Sequence[Cell], rule: Rule) -> dict[int, Comparison]:
     costs: dict[int, stats.LogRatio] = {}
     rows = {id(cell): _unknown(cell.row) for cell in cells}
     for cell in cells:
-        each = [[v for r in s.timed if (v := value(cell.row.judged, r))] for s in cell.sides]
-        if all(each):
-            cost = stats.welch(each[0], each[1], (cell.sides[0].pilot, cell.sides[1].pilot))
-            costs[id(cell)], rows[id(cell)] = cost, of_repeats(cell.row, each, cost)
+        had = [{r.repeat: v for r in s.timed if (v := value(cell.row.judged, r))}
+               for s in cell.sides]  # fmt: skip
+        if all(had):
+            before, after = (list(values.values()) for values in had)
+            first, second = (stats.of_pilot(values, s.pilot)
+                             for values, s in zip(had, cell.sides, strict=True))  # fmt: skip
+            cost = stats.welch(before, after, (first, second))
+            costs[id(cell)], rows[id(cell)] = cost, of_repeats(cell.row, (before, after), cost)
     margin, told = math.log1p(rule.delta), units.percentage(rule.delta)
     chances = stats.holm_both([cost.p_either_way(margin) for cost in costs.values()])
     for (at, cost), (worse, better) in zip(costs.items(), chances, strict=True):

@@ -93,7 +93,7 @@ Cells = Mapping[str, Sequence[Pair]]
 
 
 class Shift(Struct, frozen=True):
-    """Where the differences lie, with the 95 % interval; no bounds below seven pairs."""
+    """Where the differences lie, with the 95 % interval; no bounds below six pairs."""
 
     value: float
     low: float | None

@@ -399,7 +399,11 @@ def _standing(
 
 
 def _value(each: _Tried, within: Noise, search: Search) -> Estimate:
-    """The median of three or more is taken to vary pi / 2 times as much as a mean, as of many."""
+    """The median, with an interval from the pooled spread.
+
+    The variance of a median is taken as pi / 2 times that of a mean, which it is for many normal
+    values; for three it is 1.35 times, for four 1.19: the interval is a little wide.
+    """
     sign = -1 if search.goal.objective.more_is_better else 1
     centre, n = median(each.costs.values()), len(each.costs)
     half = within.t((1 + stats.LEVEL) / 2) * math.sqrt((math.pi / 2 if n > 2 else 1) / n)

@@ -111,6 +111,7 @@ class Telemetry:
             self._observe()
         except Exception as error:  # noqa: BLE001  # NVML's own, and what its Python module raises
             self._error = f"{type(error).__name__}: {error}"
+        self.lost = self.lost or next((w.lost for w in self._watches if w.lost), "")
 
     def _observe(self) -> None:
         if not self._indices:
@@ -162,8 +163,6 @@ class Telemetry:
             self._ticks += 1
             due = max(due + self._period, monotonic())
             self._stop.wait(due - monotonic())
-        for watch in self._watches:
-            self.lost = self.lost or watch.lost
 
     def energy(self, windows: Sequence[tuple[int, int] | None]) -> dict[str, Any] | None:
         """{joules, seconds, source, idle_watts} inside ``windows``: of each turn (begin, end), in
@@ -209,7 +208,7 @@ class Telemetry:
             found["gpus"] = [watch.result(begin) for watch in self._watches]
             found["turns_s"] = [at - self._turns[0] for at in self._turns]
         if self._error or self.lost:
-            found["gpu_error"] = self._error or self.lost
+            found["gpu_error" if self._indices else "error"] = self._error or self.lost
         return found
 
     def flags(self) -> list[str]:
@@ -222,6 +221,7 @@ class Telemetry:
             "THROTTLED": not seen.isdisjoint(THROTTLED),
             "POWER-CAP": POWER_CAP in seen,
             "CO-TENANT": any(watch.computing or watch.drawing for watch in self._watches),
+            "UNWATCHED": bool(self._indices and self._error),
         }
         return [flag for flag, holds in truth.items() if holds]
 

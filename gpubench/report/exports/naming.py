@@ -104,7 +104,8 @@ def rounds_s(s: Summary) -> list[float]:
 def extra_info(s: Summary, timed: bool = True) -> dict[str, Any]:
     """What pytest-benchmark has no place for, JSON-able; ``timed``: with times, as in our tables.
 
-    ``interval_s``: of a round, the 95 % interval; None: there is none.
+    ``value_s``: of a round, over the repeats; ``interval_s``: its 95 % interval, None: there is
+    none.
     """
     found: dict[str, Any] = {
         "cell": s.key, "label": s.cell.label, "flags": flags_of(s), "parity": s.parity,
@@ -112,9 +113,12 @@ def extra_info(s: Summary, timed: bool = True) -> dict[str, Any]:
     }  # fmt: skip
     if timed and s.values:
         latency, bounds = s.cell.scenario == "latency", interval(s.value) or []
+        assert s.value.value  # noqa: S101  # of values there is a mean
+        middle, *ends = (v / 1e9 if latency else 1 / v for v in (s.value.value, *bounds))
         found |= {
             "round": f"{ROUNDS[s.cell.scenario]} of one repeat (a fresh process), s",
-            "interval_s": sorted(v / 1e9 if latency else 1 / v for v in bounds) or None,
+            "value_s": middle,
+            "interval_s": sorted(ends) or None,
             "images_per_s": s.throughput.value,
         }
     made: dict[str, Any] = msgspec.to_builtins(found)

@@ -53,7 +53,8 @@ def _decides(view: View) -> tuple[str, str]:
     if view.arms and open_ and head.command[1:2] == ["ab"]:  # of a bisection or search it is a part
         where = PurePath(view.candidate.path).parent.parent
         return formatting.resume(head, str(where)), "goes on until the rest is decided"
-    if not view.arms and commit:
+    alone = not (view.arms or head.pairing or head.search)  # whose cells are in no suite's file
+    if alone and commit:
         return (
             formatting.against(head, commit),
             "measures both interleaved, which stored runs cannot make up for",

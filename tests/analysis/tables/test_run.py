@@ -395,9 +395,7 @@ def test_what_was_assumed_is_said_and_doubted_where_answers_are_wrong(
     assert said.count("Preprocessing: 8x8, no crop (somebody).") == 1
     words = f"The reference itself classifies {correct} of {labelled} images correctly. Its prepro"
     assert any(note.startswith(words) for note in said) == doubted
-    shown = terminal.plain()
-    shown.print(terminal.summary([file]))
-    told = " ".join(terminal.printed(shown).split())
+    told = " ".join(terminal.printed([terminal.summary([file])]).split())
     assert ("Its preprocessing is assumed" in told) == doubted
 
 

@@ -121,6 +121,8 @@ def measure(out: Path, chosen: Sequence[Cell], rounds: int) -> int:
     command = ["python", "-m", "tests.benchmarks.tune.record", *sys.argv[1:]]
     here = environment.collect(command)
     job = driver.RunJob(
+        plan=planned,
+        backends=backends,
         header=Header(
             run_id=uuid.uuid4().hex[:12],
             suite=asked,
@@ -136,7 +138,7 @@ def measure(out: Path, chosen: Sequence[Cell], rounds: int) -> int:
         resume=(out / "records.jsonl").exists(),
     )
     with progress.Lines(Console()) as watcher:
-        file = driver.run(planned, job, backends, watcher)
+        file = driver.run(job, watcher)
     wrong = [r for r in file.records if r.status != "ok"]
     print(f"{len(file.records)} records in {out}, {len(wrong)} of them not ok")
     return 0

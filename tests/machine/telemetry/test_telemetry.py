@@ -219,6 +219,7 @@ def test_what_fails_from_the_start_is_named(tmp_path: Path, error: type[Exceptio
         time.sleep(0.02)
     assert seen.result()["gpus"] == []
     assert seen.result()["gpu_error"].startswith(f"{error.__name__}: ")
+    assert "UNWATCHED" in seen.flags()
     assert seen.lost == ""
 
 
@@ -263,6 +264,7 @@ def test_a_driver_that_is_gone_is_named(tmp_path: Path) -> None:
     with Telemetry([0], [], set, FakeNvml(nvmlInit=NVMLError), root=tmp_path) as seen:
         pass
     assert seen.result()["gpu_error"] == "NVML cannot be initialised"
+    assert "UNWATCHED" in seen.flags()
 
 
 def test_a_slice_has_the_clocks_of_its_gpu_and_processes_of_its_own(tmp_path: Path) -> None:

@@ -189,6 +189,8 @@ def test_pytest_benchmark_document_has_its_shape_and_our_repeats() -> None:
         assert info["cell"] == s.key
         low, high = info["interval_s"]
         assert low < b["stats"]["median"] < high
+        mean = s.value.value
+        assert info["value_s"] == pytest.approx(mean / 1e9 if latency else 1 / mean)
         assert info["parity"]["passed"]
         if not latency:
             assert b["stats"]["ops"] == pytest.approx(info["images_per_s"], rel=0.01)

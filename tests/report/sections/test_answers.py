@@ -247,3 +247,9 @@ def test_a_comparison_that_decides_nothing_names_the_command_that_would():
         'id="next"><code>gpubench ab mine.toml --batch-size 1 --baseline-ref abc1234def</code>'
         in stored
     )
+    typed = ["gpubench", "fleet", "mine.toml", "--price", "L4=1", "--batch-size", "1"]
+    two = replace(two, header=replace(two.header, command=typed))
+    stored = page.comparison(compare.view(one, two))
+    assert "gpubench ab mine.toml --batch-size 1 --baseline-ref abc1234def</code>" in stored
+    two = replace(two, header=replace(two.header, pairing=pair[1].header.pairing))
+    assert "--baseline-ref" not in page.comparison(compare.view(one, two)), "a cell of an A/B"

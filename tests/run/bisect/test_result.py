@@ -32,7 +32,7 @@ def test_what_is_found_is_named_and_shown() -> None:
     job: Any = SimpleNamespace(
         row=SimpleNamespace(versions=versions, kind="release", words=lambda *_: ["--x", "y"]),
         metric="speed", rule=SimpleNamespace(alpha=0.01, delta=0.02), out="there", suite="ci",
-        exact=False, chosen={},
+        exact=False, chosen={"output": "logits"},
     )  # fmt: skip
     end: Any = SimpleNamespace(label="a cell", verdict="REGRESSED", reason="")
 
@@ -49,7 +49,7 @@ def test_what_is_found_is_named_and_shown() -> None:
     assert made.facts()["found"][1]["candidates"] == ["1.4"]
     text = repr(made)
     assert "lib 1.4: 10.5 % slower [5.1, 16.2], 9 pairs" in text
-    assert "see it again: gpubench ab ci --x y --delta 2%" in text
+    assert "see it again: gpubench ab ci --x y --output-name logits --delta 2%" in text
     assert "not measured: lib 1.6: no wheel" in text
     assert "lib 1.4: 10.5 % slower" in made._repr_html_()
     several = of(Stretch(0, 2, "step", shift), Stretch(2, 8, "undecided", None), wanted=(2, 8))
