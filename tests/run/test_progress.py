@@ -101,7 +101,7 @@ def test_the_course_of_a_search() -> None:
     what, bench = asked(baseline=space[:1]), Bench(ms, bound=lambda c: ms(c) / 1.2)
     noted: list[Record] = []
     search(
-        space, what, bench, Everything(what, bench), (), noted.append,
+        space, what, bench, Everything(what, bench).next, (), noted.append,
         lambda standings: told.append(driver.course(standings, what)),
     )  # fmt: skip
     assert told[0][0].startswith("1 of 40 measured")
