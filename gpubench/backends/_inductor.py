@@ -133,7 +133,11 @@ def cuda_headers() -> Iterator[None]:
 
     CUDA 13's come with torch, less a part that Triton has. Raises Unavailable without these, too.
     """
-    from torch.utils import cpp_extension
+    try:
+        from torch.utils import cpp_extension
+    except ModuleNotFoundError as error:  # setuptools, which torch does not ask for everywhere
+        name = error.name or str(error)
+        raise Unavailable(f"AOTInductor on CUDA needs {name}", f"pip install {name}") from error
 
     if cpp_extension.CUDA_HOME is not None:
         yield

@@ -269,7 +269,7 @@ def test_options_of_ab(given_: list[tuple[str, str]], tmp_path: Path) -> None:
     [
         ["report", "\x1b[2J"],
         ["report", "x" * 5000],
-        ["\x1b]0;owned\x07"],
+        ["list", "\x1b]0;owned\x07"],
         ["run", "no\n::error::such"],
         ["compare", ".", "\x9b31m"],
         ["history", "\u202egnirts"],
