@@ -9,6 +9,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from gpubench import plugins
 from gpubench.cache import Cache
 from gpubench.errors import CellFailed, InputError
 from gpubench.suite.types import Cell
@@ -67,7 +68,8 @@ def test_the_rest_in_half_precision_answers_alike(cache: Cache) -> None:
         [found[rest]] = session.run(None, {given.name: images.astype(own)})
     assert found["fp16"].dtype == np.float16
     # ONNX Runtime's kernels in fp16: of the same files 0.07 with release 1.24, 0.016 with 1.31
-    assert np.abs(found["fp16"] - found["fp32"]).max() < 0.1 * np.abs(found["fp32"]).max()
+    most = 0.03 if plugins.serves(onnxruntime.__version__, ">=1.31") else 0.1
+    assert np.abs(found["fp16"] - found["fp32"]).max() < most * np.abs(found["fp32"]).max()
 
 
 def test_a_scale_is_rounded_up_and_what_fp16_does_not_hold_is_told(tmp_path: Path) -> None:
