@@ -26,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gpubench.machine.environment import cpu_model
 from tests.benchmarks.rivals import rules, table
 from tests.benchmarks.rivals.table import COUNTS, DOCS, LAYERS
 from tests.benchmarks.trust import machine
@@ -109,8 +110,8 @@ def run(
             job.place.mkdir()
             row: dict[str, Any] = {
                 "number": number, "kind": kind, "condition": condition, "seed": seed,
-                "load": round(os.getloadavg()[0], 1), "base_age_s": round(time.monotonic() - at),
-                "rules": {},
+                "cpu": cpu_model(), "load": round(os.getloadavg()[0], 1),
+                "base_age_s": round(time.monotonic() - at), "rules": {},
             }  # fmt: skip
             order = [*rules.RULES]
             random.Random(f"{condition}/{seed}/{number}").shuffle(order)

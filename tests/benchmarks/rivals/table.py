@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
@@ -71,9 +72,11 @@ def text(rows: Sequence[Row]) -> str:
         group = [row for row in rows if row["condition"] == condition]
         if group:
             load = median(row["load"] for row in group)
+            cpus = Counter(row.get("cpu", "not noted") for row in group)
+            where = ", ".join(f"{cpu} ({number})" for cpu, number in cpus.most_common())
             lines += [
                 f"## {words}", "",
-                f"{len(group)} commits; load average {load:.0f} (median).", "",
+                f"{len(group)} commits; load average {load:.0f} (median); CPU: {where}.", "",
                 *verdicts(group), "", *gate_words(group), "",
             ]  # fmt: skip
     return "\n".join([*lines, *missing(rows), ""])

@@ -25,10 +25,11 @@ def test_alarms_misses_and_undecided_are_counted_apart() -> None:
     text = table.text(
         [
             row(table.DOCS, True), row(table.DOCS, False, 1), row(table.DOCS, None, 2),
-            row("+5 %", True, 3), row("+5 %", None, 4), row(table.DOCS, True, condition="shared"),
+            row("+5 %", True, 3, cpu="x86"), row("+5 %", None, 4), row(table.DOCS, True, condition="shared"),
         ]
     )  # fmt: skip
     reserved, shared = text.split("## Nothing pinned")
+    assert "5 commits; load average 3 (median); CPU: not noted (4), x86 (1)." in reserved
     assert "| gpubench ab | 1 of 3, 1 undecided | 1 of 2, 1 undecided | 9 (11) |" in reserved
     assert "| hyperfine | 0 of 3 | 0 of 2 | 4 (4) |" in reserved
     assert "gpubench ab, +5 %: 1 REGRESSED, 1 INCONCLUSIVE; 9 pairs (medians)." in reserved
