@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from msgspec.structs import replace
+
 from gpubench.analysis.compare.compare import View
 from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.records.record import RecordFile
@@ -87,20 +89,9 @@ def _table(
     looks: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """As the page's other tables are; a verdict has its look, and sorts by its urgency."""
-    made = sections_compare.table(rows, found, title)
-    columns = [
-        {"name": c.name, "css": "num" if formatting.is_number(c) else "word"
-         if c.name in ("verdict", "metric") else "wide", "help": c.help, "better": "", "unit": "",
-         "group": 0} for c in made.columns
-    ]  # fmt: skip
-    body = []
-    for c, values in zip(rows, made.rows, strict=True):
-        row: list[dict[str, Any]] = []
-        for column, value in zip(made.columns, values, strict=True):
-            shown = formatting.show(value, column.unit)
-            row.append({"main": shown.main, "aside": shown.aside, "hint": "", "look": None,
-                        "sort": templating.sort_key(value)})  # fmt: skip
-        row[0] |= {"look": looks[c.verdict], "sort": str(list(looks).index(c.verdict))}
-        row[-1]["hint"] = sections_compare.meanings([c]).get(c.code, "")
-        body.append(row)
-    return {"title": title, "columns": columns, "groups": (), "more": (), "rows": body}
+    made = templating.table(sections_compare.table(rows, found, title), {}, fold=False)
+    for c, row in zip(rows, made["rows"], strict=True):
+        urgency = str(list(looks).index(c.verdict))
+        row[0] = replace(row[0], look=looks[c.verdict], sort=urgency)
+        row[-1] = replace(row[-1], hint=sections_compare.meanings([c]).get(c.code, ""))
+    return made
