@@ -50,7 +50,7 @@ def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, An
 def _decides(view: View) -> tuple[str, str]:
     """(command that would settle what is left, what it does); ('', '') where nothing is."""
     head = view.candidate.header
-    commit = _commit(view.base.header.environment.get("directory")).partition(" ")[0]
+    commit = _commit(view.base.header.environment).partition(" ")[0]
     open_ = any(c.verdict == "INCONCLUSIVE" for c in view.rows)
     if view.arms and open_ and head.command[1:2] == ["ab"]:  # of a bisection or search it is a part
         where = PurePath(view.candidate.path).parent.parent
@@ -70,16 +70,16 @@ def sides(base: RecordFile, candidate: RecordFile) -> list[tuple[str, list[str]]
     for name, file in (("baseline", base), ("candidate", candidate)):
         head = file.header
         differs = head.pairing.differs if head.pairing else ""
-        commit = _commit(head.environment.get("directory"))
+        commit = _commit(head.environment)
         made.append((name, [word for word in (differs, commit and f"commit {commit}") if word]))
     return made
 
 
-def _commit(directory: Any) -> str:
+def _commit(environment: dict[str, Any]) -> str:
     """'abc1234', with ' and uncommitted changes' where there are; '' where it is not known."""
-    commit = directory.get("commit") if isinstance(directory, dict) else None
-    dirty = " and uncommitted changes" if commit and directory.get("dirty") else ""
-    return f"{commit[:12]}{dirty}" if isinstance(commit, str) else ""
+    directory = environment.get("directory", {})
+    commit = directory.get("commit") or ""
+    return f"{commit[:12]}{' and uncommitted changes' * bool(commit and directory.get('dirty'))}"
 
 
 def _table(
