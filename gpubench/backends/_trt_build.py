@@ -11,7 +11,6 @@ against the real bindings.
 
 from __future__ import annotations
 
-import hashlib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from msgspec import Struct
 from gpubench import plugins
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.suite.types import Cell, Option
-from gpubench.workload.models import onnx_external_data
 
 RTX = "tensorrt_rtx"
 UPGRADE = {
@@ -204,40 +202,3 @@ def _choose_gpu_rtx(trt: Any, config: Any, settings: BuildSettings, log: Any) ->
     config.num_compute_capabilities = 1
     if not config.set_compute_capability(trt.ComputeCapability.CURRENT, 0):
         raise failed("TensorRT for RTX cannot target this GPU", log.errors)
-
-
-class OnnxFile(Struct, frozen=True):
-    """What of an ONNX file matters to an engine."""
-
-    sha256: str
-    """Over the file and every file of external data that it names."""
-    quantized: bool
-    """Whether it brings quantisation (Q/DQ) nodes."""
-
-
-def inspect_onnx(path: Path) -> OnnxFile:
-    """Digest ``path``. Raises CellFailed when it, or data that it names, cannot be read."""
-    import onnx
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's error types differ between its implementations
-        raise CellFailed("error", f"{path.name} is not a readable ONNX file: {error}") from error
-    operators, files = set(), {path}
-    for message in onnx_external_data.messages(model.graph):
-        if isinstance(message, onnx.NodeProto):
-            operators.add(message.op_type)
-        elif (
-            isinstance(message, onnx.TensorProto)
-            and message.data_location == onnx.TensorProto.EXTERNAL
-        ):
-            place = next(e.value for e in message.external_data if e.key == "location")
-            files.add(path.parent / place)
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        try:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise CellFailed("error", f"external data of {path.name}: {error}") from error
-    return OnnxFile(digest.hexdigest(), "QuantizeLinear" in operators)

@@ -19,6 +19,7 @@ from gpubench.backends import _streams
 from gpubench.backends import _trt_build as trt_build
 from gpubench.backends._trt_build import RTX, UPGRADE, BuildSettings
 from gpubench.backends.base import Backend, Device
+from gpubench.cache import content
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.machine import gpu
 from gpubench.suite.types import Cell, Option
@@ -118,9 +119,6 @@ class TensorRT(Backend):
             if int8
             else model.onnx(cell.precision)
         )
-        network = trt_build.inspect_onnx(onnx)
-        if int8 and not network.quantized:
-            raise CellFailed("error", f"{onnx.name} has no QuantizeLinear nodes: it is not int8")
         settings = _settings(cell, flavour)
         target = {
             "flavour": flavour,
@@ -129,7 +127,8 @@ class TensorRT(Backend):
             "compute_capability": device.compute_capability,
             "driver": device.driver,
         }
-        recipe = target | {"format": 2, "onnx": network.sha256, "settings": to_builtins(settings)}
+        network = content(onnx.parent)  # of its entry in the cache, weights and all
+        recipe = target | {"format": 3, "onnx": network, "settings": to_builtins(settings)}
 
         def make(directory: Path) -> None:
             timings = cache.stored("timing", target)  # of kernels: the last build's

@@ -114,7 +114,7 @@ def report(
     \b
     Example: gpubench report reports/quick-20260101T120000Z --format md -o quick.md
     """
-    from gpubench.records.reader import read_all, read_evidence
+    from gpubench.records.reader import EVIDENCE, read_all, read_arms
     from gpubench.report import by_ending, html, render, save
 
     form = by_ending(form, output, FORMATS, "html" if one_page else "text")
@@ -122,7 +122,7 @@ def report(
         raise InputError(f"--one-page is a page of HTML, not of {form}")
     files = read_all(paths)
     searched = len(files) == 1 and files[0].header.search
-    evidence = read_evidence(paths[0]) if searched else None
+    evidence = read_arms(Path(paths[0], EVIDENCE)) if searched else None
     body = html.render(files, one_page=True) if one_page else render(files, form, evidence, keys)
     if output is None:
         terminal.write(body, document=form != "text")

@@ -11,6 +11,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from gpubench import escape
 
 LIBRARIES = re.compile(
@@ -71,12 +73,17 @@ OPENVINO_REPORTER = "openvino_telemetry"
 """OpenVINO's module for that, which has no variable; without it OpenVINO says nothing."""
 
 
+def packages() -> dict[str, str]:
+    """Canonical name -> version of what is installed; '' is the name of what is damaged."""
+    found: dict[str, str] = {}
+    for one in distributions():  # the first on the path is what is imported
+        found.setdefault(canonicalize_name(str(one.metadata["Name"] or "")), one.version)
+    return found
+
+
 def libraries() -> dict[str, str]:
     """Versions of the installed packages that take part in computing."""
-    found: dict[str, str] = {}
-    for d in distributions():  # the first on the path is what is imported
-        found.setdefault(re.sub(r"[-_.]+", "-", str(d.metadata["Name"] or "")).lower(), d.version)
-    return {name: found[name] for name in sorted(found) if LIBRARIES.fullmatch(name)}
+    return {name: v for name, v in sorted(packages().items()) if LIBRARIES.fullmatch(name)}
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:

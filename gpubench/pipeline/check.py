@@ -43,14 +43,15 @@ def judge(
     """``logits`` (n, classes) and input ``differences`` of the pool's images ``asked``, (n,)."""
     import numpy as np
 
+    from gpubench.workload import parity
+
     if not np.isfinite(differences).all():
         raise CellFailed("parity", f"decoder {decoder} gives values that are not finite")
     labels, least = reference.labels[asked], policy.min_pipeline_agreement
     known = labels >= 0
-    ranks = (logits > np.take_along_axis(logits, np.maximum(labels, 0)[:, None], 1)).sum(axis=1)
+    rank = parity.ranks(logits, labels)
     top1 = logits.argmax(axis=1)
     agreement = float(np.mean(top1 == reference.logits[asked].argmax(axis=1)))
-    few = logits.shape[1] < 6
     return PipelineCheck(
         decoder=decoder,
         images=len(asked),
@@ -61,5 +62,5 @@ def judge(
         passed=agreement >= least and bool(np.isfinite(logits).all()),
         labelled=int(known.sum()),
         correct=int((top1 == labels)[known].sum()),
-        correct5=0 if few else int((ranks < 5)[known].sum()),
+        correct5=int((rank < parity.TOP)[known].sum()) if logits.shape[1] > parity.TOP else 0,
     )

@@ -132,10 +132,10 @@ EVIDENCE = "evidence"
 """In the directory of a search: its A/B of the recommended cell against today's default."""
 
 
-def read_evidence(path: str | Path) -> tuple[RecordFile, RecordFile] | None:
-    """(baseline, candidate) of the A/B in a search's directory; None without both arms."""
-    arms = [Path(path) / EVIDENCE / arm for arm in get_args(Arm)]
-    if not all((arm / RECORDS).exists() for arm in arms):
+def read_arms(place: Path) -> tuple[RecordFile, RecordFile] | None:
+    """(baseline, candidate) of the A/B in a directory; None where one of them has not begun."""
+    arms = [place / arm for arm in get_args(Arm)]
+    if not all(map(begun, arms)):
         return None
     baseline, candidate = map(read, arms)
     return baseline, candidate

@@ -63,12 +63,21 @@ class _Part(Struct, frozen=True):
     total_bytes: int | None = None
 
 
+class _Directory(Struct, frozen=True):
+    commit: str | None = None
+
+
+class _Limits(Struct, frozen=True):
+    cpus: float | None = None
+
+
 class _Environment(Struct, frozen=True):
     gpubench: _Part = _Part()
     python: _Part = _Part()
     os: _Part = _Part()
     memory: _Part = _Part()
-    directory: dict[str, Any] = {}
+    limits: _Limits = _Limits()
+    directory: _Directory = _Directory()
     cpu: dict[str, Any] = {}
     gpus: list[dict[str, Any]] = []
     libraries: dict[str, Any] = {}

@@ -338,26 +338,19 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def machine(header: Header) -> str:
-    """The machine in a few words, from whatever the environment says."""
-    words = []
-    for name in ("gpu", "gpus", "cpu"):
-        for environment in header.nodes or [header.environment]:
-            item = environment.get(name)
-            for part in item if isinstance(item, list) else [item]:
-                if isinstance(part, dict):
-                    words.append(str(part.get("name") or part.get("model") or ""))
-                elif part:
-                    words.append(str(part))
-    words += [quota for one in header.nodes or [header.environment] for quota in _quota(one)]
+    """The machine in a few words, as far as the environment says."""
+    seen = header.nodes or [header.environment]
+    words = [gpu.get("name") for each in seen for gpu in each.get("gpus", [])]
+    words += [each.get("cpu", {}).get("model") for each in seen]
+    words += [quota for each in seen for quota in _quota(each)]
     many = f"{len(header.nodes)} nodes: " if len(header.nodes) > 1 else ""
-    return many + (", ".join(dict.fromkeys(w for w in words if w)) or header.fingerprint)
+    return many + (", ".join(dict.fromkeys(str(w) for w in words if w)) or header.fingerprint)
 
 
 def _quota(environment: dict[str, Any]) -> list[str]:
     """['a quota of 0.6 CPUs'] of a control group, or []."""
-    limits = environment.get("limits")
-    cpus = limits.get("cpus") if isinstance(limits, dict) else None
-    return [f"a quota of {cpus:g} CPUs"] if isinstance(cpus, int | float) else []
+    cpus = environment.get("limits", {}).get("cpus")
+    return [f"a quota of {cpus:g} CPUs"] if cpus else []
 
 
 def nodes(environments: Sequence[dict[str, Any]]) -> list[str]:
@@ -367,27 +360,20 @@ def nodes(environments: Sequence[dict[str, Any]]) -> list[str]:
 
 def _node(environment: dict[str, Any]) -> Iterator[str]:
     """What tells machines apart, as far as the environment says."""
-
-    def of(section: str, name: str) -> Any:
-        found = environment.get(section)
-        return found.get(name) if isinstance(found, dict) else None
-
-    known = environment.get("gpus")
-    gpus = [g for g in known if isinstance(g, dict)] if isinstance(known, list) else []
-    names = Counter(str(gpu.get("name")) for gpu in gpus)
-    drivers = dict.fromkeys(str(gpu["driver"]) for gpu in gpus if gpu.get("driver"))
-    memory, versions = of("memory", "total_bytes"), environment.get("libraries")
+    gpus = environment.get("gpus", [])
+    cpu, memory, system, versions = (
+        environment.get(key, {}) for key in ("cpu", "memory", "os", "libraries")
+    )
     yield f"host {environment.get('host') or 'unknown'}"
-    yield from (f"{n} x {name}" for name, n in names.items())
-    yield from (f"driver {driver}" for driver in drivers)
-    yield f"{of('cpu', 'model') or 'unknown CPU'} ({of('cpu', 'usable') or '?'} usable cores)"
+    yield from (f"{n} x {name}" for name, n in Counter(gpu.get("name") for gpu in gpus).items())
+    yield from dict.fromkeys(f"driver {gpu['driver']}" for gpu in gpus if gpu.get("driver"))
+    yield f"{cpu.get('model') or 'unknown CPU'} ({cpu.get('usable') or '?'} usable cores)"
     yield from _quota(environment)
-    if isinstance(memory, int | float):
-        yield units.size(memory)
-    if of("os", "kernel"):
-        yield f"kernel {of('os', 'kernel')}"
-    if isinstance(versions, dict):
-        yield from (f"{k} {versions[k]}" for k in ("torch", "onnxruntime") if k in versions)
+    if total := memory.get("total_bytes"):
+        yield units.size(total)
+    if kernel := system.get("kernel"):
+        yield f"kernel {kernel}"
+    yield from (f"{k} {versions[k]}" for k in ("torch", "onnxruntime") if k in versions)
     if environment.get("engine"):
         yield str(environment["engine"])
 

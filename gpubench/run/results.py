@@ -27,7 +27,7 @@ from gpubench.analysis.summary import Summary, rated, summarise
 from gpubench.analysis.tune import result
 from gpubench.cache import Cache
 from gpubench.errors import GpubenchError, InputError
-from gpubench.records.reader import read_all, read_evidence
+from gpubench.records.reader import EVIDENCE, read_all, read_arms
 from gpubench.records.record import Record, RecordFile
 from gpubench.report import FORMATS, Evidence, by_ending, frames, render, save, terminal
 from gpubench.report import history as trends
@@ -389,7 +389,7 @@ def open(path: str | Path) -> Run | Comparison | Search:  # noqa: A001  # as `gz
     if len(files) != 1:
         raise InputError(f"{path}: holds {len(files)} runs; name one of them")
     if files[0].header.search:
-        return Search(place, files[0], read_evidence(path))
+        return Search(place, files[0], read_arms(place / EVIDENCE))
     return Run(place, files[0])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpubench.backends import _trt_build
-from gpubench.backends._trt_build import BuildSettings, build, inspect_onnx
+from gpubench.backends._trt_build import BuildSettings, build
 from gpubench.cache import Cache
 from gpubench.errors import CellFailed, Unavailable
 from gpubench.machine.gpu import visible_gpus
@@ -36,7 +36,6 @@ def test_a_real_engine_is_built(rtx: Any, tmp_path: Path, precision: str) -> Non
     built = build(rtx, "tensorrt_rtx", file, ANY_GPU)
     assert len(built.plan) > 10_000
     assert built.flags == []
-    assert inspect_onnx(file).quantized == (precision == "int8")
 
 
 def test_tf32_is_set_only_when_asked_for(rtx: Any, tmp_path: Path) -> None:
@@ -175,28 +174,6 @@ def test_timings_are_reused_and_those_of_another_device_are_dropped() -> None:
     rtx = FakeTrt()
     assert build(rtx, "tensorrt_rtx", Path("n.onnx"), ANY_GPU, b"old").timing_cache == b""
     assert rtx.called("create_timing_cache") == [], "a deprecated no-op there"
-
-
-# The ONNX digest
-
-
-def test_the_digest_covers_external_data(tmp_path: Path) -> None:
-    file = conv_net(tmp_path / "net.onnx", external="net.data")
-    before = inspect_onnx(file).sha256
-    assert inspect_onnx(file).sha256 == before
-    data = bytearray((tmp_path / "net.data").read_bytes())
-    data[0] ^= 1
-    (tmp_path / "net.data").write_bytes(data)
-    assert inspect_onnx(file).sha256 != before
-    (tmp_path / "net.data").unlink()
-    with pytest.raises(CellFailed, match=r"external data of net.onnx: .*net.data"):
-        inspect_onnx(file)
-
-
-def test_a_file_that_is_not_onnx(tmp_path: Path) -> None:
-    (tmp_path / "a.onnx").write_bytes(b"\xff\xff\xff")
-    with pytest.raises(CellFailed, match=r"a.onnx is not a readable ONNX file"):
-        inspect_onnx(tmp_path / "a.onnx")
 
 
 # Loading a flavour

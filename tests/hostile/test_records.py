@@ -301,8 +301,11 @@ def nested(depth: int) -> Any:
 
 @pytest.mark.parametrize(
     "environment",
-    [{"cpu": "fast"}, {"os": {"kernel": 6}}, {"gpus": 1}, {"a": nested(100)}, {"a": 10**400}],
-)
+    [
+        {"cpu": "fast"}, {"os": {"kernel": 6}}, {"gpus": 1}, {"limits": {"cpus": "?"}},
+        {"directory": {"commit": 1}}, {"a": nested(100)}, {"a": 10**400},
+    ],
+)  # fmt: skip
 def test_headers_of_another_shape_are_refused(environment: Any, tmp_path: Path) -> None:
     files.write(tmp_path / "records.jsonl", HEADER | {"environment": environment}, RECORDS)
     told(*gpubench("report", tmp_path)[::2], "records.jsonl, line 1: ")

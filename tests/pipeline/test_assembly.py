@@ -107,6 +107,8 @@ def test_answers_are_judged_against_the_reference_and_labels() -> None:
     found = judge("d", reference(), asked, logits, apart, Policy())
     assert (found.images, found.top1_agreement, found.passed) == (10, 0.9, True)
     assert (found.labelled, found.correct, found.correct5) == (9, 8, 9)
+    alike = judge("d", reference(), asked, np.zeros_like(logits), apart, Policy())
+    assert alike.correct5 == 5, "of equal logits the first five are the best"
     assert found.max_difference == 3
     assert found.mean_difference == pytest.approx(0.14)
     logits[2] = logits[1]

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gpubench.errors import RecordError
 from gpubench.records import samples as turns
-from gpubench.records.reader import read, read_all
+from gpubench.records.reader import read, read_all, read_arms
 from gpubench.records.record import SCHEMA, Header, Record, merged
 from gpubench.records.samples import Samples
 from gpubench.records.writer import Writer
@@ -329,3 +329,17 @@ def test_peak_memory_of_which_a_part_is_unknown_is_unknown() -> None:
     cuda = make_cell(device="cuda")
     for gpus in ([], [{"index": 0}], [{"own_memory_bytes_peak": 5}, {"index": 1}]):
         assert record(cell=cuda, replicas=[told], telemetry={"gpus": gpus}).peak_bytes() is None
+
+
+def test_an_ab_has_begun_when_both_arms_have(tmp_path: Path) -> None:
+    assert read_arms(tmp_path) is None
+    whole = written(tmp_path / "baseline")
+    (tmp_path / "candidate").mkdir()
+    file = tmp_path / "candidate" / "records.jsonl"
+    for cut in (0, 20):
+        file.write_bytes(whole[:cut])
+        assert read_arms(tmp_path) is None, "killed before the header was whole"
+    file.write_bytes(whole)
+    arms = read_arms(tmp_path)
+    assert arms is not None
+    assert [Path(arm.path).parent.name for arm in arms] == ["baseline", "candidate"]

@@ -226,13 +226,12 @@ def _empty(s: Summary, head: Header) -> Trend:
 
 def _point(s: Summary, file: RecordFile) -> Point:
     head = file.header
-    where: Any = head.environment.get("directory")
-    commit = where.get("commit") if isinstance(where, dict) else None
+    commit = head.environment.get("directory", {}).get("commit") or ""
     value = Estimate(why=s.status)
     if s.ranked and s.values:
         value = s.value
     return Point(
-        run=head.run_id, started=head.started, commit=str(commit or ""), path=file.path,
+        run=head.run_id, started=head.started, commit=commit, path=file.path,
         value=value, status=s.status, flags=flags_of(s),
         used=value.value is not None and not any(flag in s.flags for flag in MACHINE),
     )  # fmt: skip

@@ -84,19 +84,18 @@ def _group(s: Summary, several: bool) -> str:
     return f"{title(c.model)} ({c.weights}), {c.images}, {c.device}{cores}, {c.boundary}{run}"
 
 
-def _point(s: Summary, x: float, y: Estimate, factor: float, tip: dict[str, str]) -> Point:
+def _point(s: Summary, x: float, y: Estimate, tip: dict[str, str]) -> Point:
     flags = flags_of(s)
     state = "unranked" if not s.ranked else "flagged" if flags else "clean"
-    low, high = (None if v is None else v * factor for v in (y.low, y.high))
     return {
         "cell": s, "series": _series(s), "replicas": s.cell.replicas, "state": state,
-        "x": x, "y": (y.value or 0.0) * factor, "low": low, "high": high,
+        "x": x, "y": y.value or 0.0, "low": y.low, "high": y.high,
         "tip": {"cell": headline.where(s), **tip, "flags": ", ".join(flags) or "none"},
     }  # fmt: skip
 
 
 def _throughput(timed: list[Summary]) -> dict[str, Any]:
-    points = [_point(s, s.cell.batch_size, s.throughput, 1.0,
+    points = [_point(s, s.cell.batch_size, s.throughput,
                      {"images/s": formatting.full(s.throughput, "images/s")})
               for s in rated(timed) if s.throughput.usable]  # fmt: skip
     return _chart("throughput", "Throughput against batch size", "All replicas together; higher "
@@ -117,14 +116,13 @@ def _tradeoff(timed: list[Summary]) -> dict[str, Any]:
             continue
         tip = {"images/s": formatting.full(s.throughput, "images/s"),
                "p50 latency": formatting.full(other.p50, "ns")}  # fmt: skip
-        made = _point(s, (other.p50.value or 0.0) / 1e6, s.throughput, 1.0, tip)
+        ms = other.p50.scaled(1e-6)
+        made = _point(s, ms.value or 0.0, s.throughput, tip)
         marks = flags_of(other, s)
         state = "flagged" if marks else "clean"
         made["state"] = state if s.ranked and other.ranked else "unranked"
         made["tip"]["flags"] = ", ".join(marks) or "none"
-        made["left"], made["right"] = (
-            None if v is None else v / 1e6 for v in (other.p50.low, other.p50.high)
-        )
+        made["left"], made["right"] = ms.low, ms.high
         points.append(made)
     pareto(points)
     return _chart("tradeoff", "Throughput against latency", "Up and to the left is better. The "
@@ -162,10 +160,10 @@ def _scaling(timed: list[Summary]) -> dict[str, Any]:
         size = s.cell.batch_size if kind == "weak" else s.cell.total_batch
         what = f"weak: batch {size} per replica" if kind == "weak" else f"strong: {size} in total"
         shared = {"what": what, "rank": [kind == "strong", size]}
-        tip = {"speed-up": formatting.full(_times(e, g), "x"),
-               "efficiency": formatting.full(e, "fraction")}  # fmt: skip
-        points.append(_point(s, g, e, g, tip) | shared)
-        anchor = _point(one, 1, Estimate(value=1.0), 1.0, {"speed-up": "1 by definition"})
+        gain = e.scaled(g)
+        tip = {"speed-up": formatting.full(gain, "x"), "efficiency": formatting.full(e, "fraction")}
+        points.append(_point(s, g, gain, tip) | shared)
+        anchor = _point(one, 1, Estimate(value=1.0), {"speed-up": "1 by definition"})
         if s.cell.replicas_per_device == 1:
             line = {"series": _series(s)}
             anchors.setdefault((id(one), what, _series(s)), anchor | shared | line)
@@ -173,11 +171,6 @@ def _scaling(timed: list[Summary]) -> dict[str, Any]:
     return _chart("scaling", "Scaling against ideal", "Throughput relative to one replica; the "
                   "grey line is ideal.", points, x="devices" if shared_device else "replicas",
                   y="speed-up over one replica", by="what", batch=True)  # fmt: skip
-
-
-def _times(e: Estimate, g: int) -> Estimate:
-    low, high = (None if v is None else v * g for v in (e.low, e.high))
-    return Estimate(value=None if e.value is None else e.value * g, low=low, high=high, n=e.n)
 
 
 def _chart(name: str, title: str, caption: str, points: list[Point], *, x: str, y: str,

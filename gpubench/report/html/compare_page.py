@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from msgspec.structs import replace
+
 from gpubench.analysis.compare.compare import View
 from gpubench.analysis.compare.verdicts import Comparison
 from gpubench.records.record import RecordFile
@@ -48,7 +50,7 @@ def context(view: View, drawn: dict[str, Any], code: int | None) -> dict[str, An
 def _decides(view: View) -> tuple[str, str]:
     """(command that would settle what is left, what it does); ('', '') where nothing is."""
     head = view.candidate.header
-    commit = _commit(view.base.header.environment.get("directory")).partition(" ")[0]
+    commit = _commit(view.base.header.environment).partition(" ")[0]
     open_ = any(c.verdict == "INCONCLUSIVE" for c in view.rows)
     if view.arms and open_ and head.command[1:2] == ["ab"]:  # of a bisection or search it is a part
         where = PurePath(view.candidate.path).parent.parent
@@ -68,16 +70,16 @@ def sides(base: RecordFile, candidate: RecordFile) -> list[tuple[str, list[str]]
     for name, file in (("baseline", base), ("candidate", candidate)):
         head = file.header
         differs = head.pairing.differs if head.pairing else ""
-        commit = _commit(head.environment.get("directory"))
+        commit = _commit(head.environment)
         made.append((name, [word for word in (differs, commit and f"commit {commit}") if word]))
     return made
 
 
-def _commit(directory: Any) -> str:
+def _commit(environment: dict[str, Any]) -> str:
     """'abc1234', with ' and uncommitted changes' where there are; '' where it is not known."""
-    commit = directory.get("commit") if isinstance(directory, dict) else None
-    dirty = " and uncommitted changes" if commit and directory.get("dirty") else ""
-    return f"{commit[:12]}{dirty}" if isinstance(commit, str) else ""
+    directory = environment.get("directory", {})
+    commit = directory.get("commit") or ""
+    return f"{commit[:12]}{' and uncommitted changes' * bool(commit and directory.get('dirty'))}"
 
 
 def _table(
@@ -87,20 +89,9 @@ def _table(
     looks: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """As the page's other tables are; a verdict has its look, and sorts by its urgency."""
-    made = sections_compare.table(rows, found, title)
-    columns = [
-        {"name": c.name, "css": "num" if formatting.is_number(c) else "word"
-         if c.name in ("verdict", "metric") else "wide", "help": c.help, "better": "", "unit": "",
-         "group": 0} for c in made.columns
-    ]  # fmt: skip
-    body = []
-    for c, values in zip(rows, made.rows, strict=True):
-        row: list[dict[str, Any]] = []
-        for column, value in zip(made.columns, values, strict=True):
-            shown = formatting.show(value, column.unit)
-            row.append({"main": shown.main, "aside": shown.aside, "hint": "", "look": None,
-                        "sort": templating.sort_key(value)})  # fmt: skip
-        row[0] |= {"look": looks[c.verdict], "sort": str(list(looks).index(c.verdict))}
-        row[-1]["hint"] = sections_compare.meanings([c]).get(c.code, "")
-        body.append(row)
-    return {"title": title, "columns": columns, "groups": (), "more": (), "rows": body}
+    made = templating.table(sections_compare.table(rows, found, title), {}, fold=False)
+    for c, row in zip(rows, made["rows"], strict=True):
+        urgency = str(list(looks).index(c.verdict))
+        row[0] = replace(row[0], look=looks[c.verdict], sort=urgency)
+        row[-1] = replace(row[-1], hint=sections_compare.meanings([c]).get(c.code, ""))
+    return made

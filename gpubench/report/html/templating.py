@@ -31,9 +31,9 @@ FOLD_ROWS = 200
 WORDS = ("backend", "precision", "input", "device", "scenario", "boundary", "sharing", "dispatch",
          "scaling", "one replica owns", "answers",
          "decoder", "loader", "bottleneck", "slower side", "outcome",
-         "bound by")  # fmt: skip
+         "bound by", "verdict", "metric")  # fmt: skip
 """Columns of short words that stay on one line."""
-WIDE = ("limited by", "shared out", "why")
+WIDE = ("cell", "limited by", "shared out", "why")
 
 OVERLAP = "Overlap"
 """The group of the table of stages that is shown; the bars show the stages."""
@@ -53,6 +53,8 @@ class Value(Struct, frozen=True):
     hint: str
     items: list[tuple[str, str]]
     """Flags with their meanings, or keys with their commands."""
+    look: Any = None
+    """Of a verdict: what its badge is drawn with."""
 
 
 def safe_json(value: Any) -> str:
@@ -140,12 +142,13 @@ def fill(template: str, scripts: Sequence[str], data: Any, charts: bool, /, **va
 
 
 def table(
-    table: Table, of_cell: dict[str, str], groups: Sequence[tuple[str, int]] = ()
-) -> dict[str, Any]:
+    table: Table, of_cell: dict[str, str], groups: Sequence[tuple[str, int]] = (), *,
+    fold: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """``groups``: as in `Joined`; all but times and what they share are shown when asked for.
 
     Times of a row have the unit of the first of their group. A column that says the same in every
-    row is a note.
+    row is a note, unless ``fold`` is False.
     """
     table, merged = _named(table)
     groups = [(name, width - merged * (not n)) for n, (name, width) in enumerate(groups)]
@@ -161,7 +164,7 @@ def table(
         rows.append([_value(v, c, of_cell, first.get(n) if c.unit == "ns" else None)
                      for v, c, n in zip(row, table.columns, spans, strict=True)])  # fmt: skip
     seen = [not groups or groups[n][0] in SEEN for n in spans]
-    same = _constant(table, rows, seen)
+    same = _constant(table, rows, seen) if fold else {}
     said = [f"{table.columns[n].name} {v}" for n, v in same.items() if v != formatting.NOTHING]
     columns = [
         {"name": c.name, "group": g, "css": "num" if formatting.is_number(c) else "word"

@@ -95,9 +95,9 @@ def answers(
 
 def place(file: RecordFile) -> str:
     """'AMD EPYC 7B13 (2 cores)'."""
-    cpu = file.header.environment.get("cpu")
-    cores = cpu.get("usable") or cpu.get("cores") if isinstance(cpu, dict) else None
-    many = f" ({count(cores, 'core')})" if type(cores) is int else ""
+    cpu = file.header.environment.get("cpu", {})
+    cores = cpu.get("usable") or cpu.get("cores")
+    many = f" ({count(cores, 'core')})" if cores else ""
     return formatting.machine(file.header) + many
 
 

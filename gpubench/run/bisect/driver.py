@@ -23,11 +23,10 @@ from gpubench.analysis.compare.compare import view
 from gpubench.analysis.compare.paired import pair_of
 from gpubench.analysis.compare.sequential_test import Pair
 from gpubench.errors import InputError, RecordError
-from gpubench.records.reader import begun, read
-from gpubench.records.record import RECORDS, Record, RecordFile
+from gpubench.records.reader import read_arms
+from gpubench.records.record import Record, RecordFile
 from gpubench.run.ab import arms, driver
 from gpubench.run.ab import setup as ab_setup
-from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.bisect.row import Arm, Row
 from gpubench.run.watcher import NOTHING_STORED, Watcher
 from gpubench.suite.gate import METRICS
@@ -262,10 +261,9 @@ class _Walk:
 
     def _read(self, one: Comparison) -> tuple[int, str] | None:
         """Take the pairs from the records; (version, reason) of what broke, if anything did."""
-        place = self._place(one)
-        if not all(begun(place / arm / RECORDS) for arm in ARMS):
+        both = read_arms(self._place(one))
+        if both is None:
             return None
-        both = read(place / "baseline"), read(place / "candidate")
         if one == self._all:
             self._ends, self._cells = view(*both).rows, both[1].header.planned
             self._choose(both)

@@ -13,9 +13,10 @@ import re
 import shutil
 import site
 import sys
-from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from gpubench import files
 from gpubench.cache import REFS, Cache
@@ -43,9 +44,11 @@ class Releases(Row):
             raise InputError(
                 f"--package {package!r}: expected the name of one package, such as onnxruntime"
             )
-        self._package, self._root, self._here = package, root, _installed()
-        module = _plain(package).replace("-", "_")  # a sister package may be what brings it
-        if _plain(package) not in self._here and find_spec(module) is None:
+        self._package, self._root, self._own = package, root, canonicalize_name(package)
+        here = software.packages()
+        self._here = {name: here[name] for name in here if name not in ("", "gpubench")}
+        module = self._own.replace("-", "_")  # a sister package may be what brings it
+        if self._own not in self._here and find_spec(module) is None:
             raise InputError(
                 f"--package {package!r}: is not installed here, so nothing that is measured "
                 f"would use it: uv pip install {package}"
@@ -107,8 +110,7 @@ class Releases(Row):
                 uv, environ = find_uv("--package"), software.environ_of_another()
                 run(option, [uv, "venv", "-q", "--python", sys.executable, str(where)], environ)
                 pins = where / "constraints.txt"
-                own = _plain(self._package)
-                pinned = [f"{n}=={v}" for n, v in sorted(self._here.items()) if n != own]
+                pinned = [f"{n}=={v}" for n, v in sorted(self._here.items()) if n != self._own]
                 files.put(pins, "\n".join(pinned).encode())
                 install = [uv, "pip", "install", "-q", "--python", str(python), release]
                 try:
@@ -123,18 +125,6 @@ class Releases(Row):
                 interpreters.existing(option, python)
                 ready.touch()
         return python
-
-
-def _installed() -> dict[str, str]:
-    """Package -> version, of this environment; of gpubench nothing."""
-    found: dict[str, str] = {}
-    for one in distributions():
-        found.setdefault(_plain(str(one.metadata["Name"] or "")), one.version)
-    return {name: version for name, version in found.items() if name not in ("", "gpubench")}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _public(number: str) -> str:

@@ -14,7 +14,7 @@ from gpubench.analysis.tune import racing
 from gpubench.analysis.tune.racing import Standing
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, RecordError
-from gpubench.records.reader import begun, read
+from gpubench.records.reader import EVIDENCE, begun, read, read_arms
 from gpubench.records.record import Header, Record, RecordFile
 from gpubench.records.writer import Writer
 from gpubench.run import availability
@@ -88,7 +88,7 @@ def run(job: TuneJob, watcher: Watcher) -> Outcome:
                 if not job.resume and all(r.status not in ("ok", "failed") for r in walk.records):
                     writer.path.unlink(missing_ok=True)
                 raise
-    return Outcome(read(job.out), verify.evidence(job.out / verify.DIRECTORY), best)
+    return Outcome(read(job.out), read_arms(job.out / EVIDENCE), best)
 
 
 def finished(job: TuneJob) -> bool:
@@ -100,7 +100,7 @@ def outcome(job: TuneJob) -> Outcome:
     """Of a search that is over."""
     file = checked(job)
     best = racing.recommended(racing.judge(file.header.planned, file.records, job.search))
-    return Outcome(file, verify.evidence(job.out / verify.DIRECTORY), best.cell if best else None)
+    return Outcome(file, read_arms(job.out / EVIDENCE), best.cell if best else None)
 
 
 def checked(job: TuneJob) -> RecordFile:

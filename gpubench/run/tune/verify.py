@@ -10,11 +10,9 @@ from msgspec.structs import replace
 
 from gpubench.analysis.compare import compare
 from gpubench.analysis.tune import constraints, racing
-from gpubench.errors import RecordError
-from gpubench.records.reader import read
-from gpubench.records.record import RECORDS, Arm, Pairing, RecordFile
+from gpubench.records.reader import EVIDENCE, read_arms
+from gpubench.records.record import Arm, Pairing, RecordFile
 from gpubench.run.ab import driver
-from gpubench.run.ab.pair_runner import ARMS
 from gpubench.run.plan import Plan
 from gpubench.run.tune import space
 from gpubench.suite.goal import Metric, Search
@@ -23,7 +21,6 @@ from gpubench.suite.types import Cell, Rule
 if TYPE_CHECKING:
     from gpubench.run.tune.driver import TuneJob
 
-DIRECTORY = "evidence"
 SAMPLE_S = 1.0
 """Of one process, over all its turns."""
 
@@ -47,7 +44,7 @@ def job(of: TuneJob, base: Cell, best: Cell, budget_s: float) -> driver.ABJob:
         own = replace(header, suite=suite, planned=[cell], search=None, pairing=pairing)
         return driver.Side(arm, Plan(suite, [cell], [], plan.cores), own)
 
-    place = of.out / DIRECTORY
+    place = of.out / EVIDENCE
     return driver.ABJob(
         sides=(
             side("baseline", base, "today's default"),
@@ -67,27 +64,17 @@ def _begun(place: Path, *cells: Cell) -> bool:
     """Whether an A/B of these is there; anything else is moved aside."""
     if not place.exists():
         return False
-    found = evidence(place)
+    found = read_arms(place)
     if found and [file.header.planned for file in found] == [[cell] for cell in cells]:
         return True
-    names = (place.with_name(f"{DIRECTORY}-{n}") for n in itertools.count(1))
+    names = (place.with_name(f"{EVIDENCE}-{n}") for n in itertools.count(1))
     place.rename(next(name for name in names if not name.exists()))
     return False
 
 
-def evidence(place: Path) -> tuple[RecordFile, RecordFile] | None:
-    """The arms of the A/B in ``place``, baseline first; None where it has not begun."""
-    if not all((place / arm / RECORDS).exists() for arm in ARMS):
-        return None
-    try:
-        return read(place / "baseline"), read(place / "candidate")
-    except RecordError:  # killed before the header was whole
-        return None
-
-
 def spent_s(out: Path) -> float:
     """Seconds that all proofs of a search have taken; both arms' records hold a pair's."""
-    found = (evidence(place) for place in out.glob(f"{DIRECTORY}*"))
+    found = (read_arms(place) for place in out.glob(f"{EVIDENCE}*"))
     return sum(record.wall_s for files in found if files for record in files[1].records)
 
 

@@ -17,9 +17,6 @@ from gpubench.errors import InputError
 from gpubench.workload.data.preprocess import Spec
 from gpubench.workload.models.base import MOST_CLASSES, ON_CPU, of_gpu, worded
 
-_SHOWN = 3
-"""Layers that a message names."""
-
 
 class Shape(Struct, frozen=True):
     """What `examine` found."""

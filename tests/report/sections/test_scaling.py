@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from gpubench import report
 from gpubench.analysis.scaling.diagnosis import diagnose
 from gpubench.analysis.summary import problems, summarise
+from gpubench.records import validation
 from gpubench.records.record import Record, RecordFile
 from gpubench.report import formatting, terminal
 from gpubench.report.charts import overview
@@ -252,8 +253,9 @@ def test_one_machine_is_shown_as_before(run):
 
 
 def test_odd_environments_of_nodes_are_no_trouble():
-    nodes = [{}, {"cpu": 1, "gpus": [1, {}], "memory": {"total_bytes": "?"}, "libraries": []}]
+    nodes = [{}, {"cpu": {"model": 1}, "gpus": [{}], "memory": {}, "libraries": {"torch": None}}]
     odd = file(records(cell(), [100]), nodes=nodes)
+    validation.header(odd.header)
     assert (
         formatting.nodes(odd.header.nodes)[0]
         == "node 0: host unknown, unknown CPU (? usable cores)"

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpubench.errors import CalibrationError, ChangedError, InputError, RecordError
-from gpubench.records.reader import read
+from gpubench.records.reader import EVIDENCE, read
 from gpubench.records.record import RECORDS, Record
 from gpubench.run import availability, driver, setup
 from gpubench.run.ab import driver as ab_driver
@@ -110,7 +110,7 @@ def test_it_finds_proves_and_writes_the_best_although_interrupted_twice(
     records = read(make_job().out).records
     assert records[:3] == kept
     assert len({(r.cell.key, r.repeat) for r in records}) == len(records)
-    pair = read(make_job().out / verify.DIRECTORY / "baseline").records[0]
+    pair = read(make_job().out / EVIDENCE / "baseline").records[0]
 
     job, watch = make_job(resume=True, budget=4.0), Watch()
     found = tune_driver.run(job, watch)
@@ -150,7 +150,7 @@ def test_what_breaks_in_the_proof_is_not_recommended(
     [dropped] = [r for r in found.file.records if r.kind == "limit"]
     assert fastest(dropped.cell)
     assert dropped.reason.endswith("p99 latency 30 ms: limit 20 ms")
-    assert (job.out / f"{verify.DIRECTORY}-1" / "candidate" / RECORDS).exists()
+    assert (job.out / f"{EVIDENCE}-1" / "candidate" / RECORDS).exists()
     assert found.evidence is not None
     assert found.evidence[1].header.planned == [found.best]
 
