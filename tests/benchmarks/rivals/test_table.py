@@ -25,7 +25,8 @@ def test_alarms_misses_and_undecided_are_counted_apart() -> None:
     text = table.text(
         [
             row(table.DOCS, True), row(table.DOCS, False, 1), row(table.DOCS, None, 2),
-            row("+5 %", True, 3, cpu="x86"), row("+5 %", None, 4), row(table.DOCS, True, condition="shared"),
+            row("+5 %", True, 3, cpu="x86"), row("+5 %", None, 4),
+            row(table.DOCS, True, condition="shared"),
         ]
     )  # fmt: skip
     reserved, shared = text.split("## Nothing pinned")
