@@ -142,7 +142,9 @@ class AotInductor(TorchEager):
         with _inductor.variables(TMPDIR=place), _inductor.untried():
             package: Any = torch._inductor.aoti_load_package(
                 str(artefact / _PACKAGE),
-                bool(cell.options.get("cuda_graph")),  # no events of its own in a capture
+                # one thread and one stream order all: else each run would wait for the one before,
+                # by an event, which no graph can hold either
+                stream is not None,
                 device.index if stream else -1,
             )
         target = package.get_metadata().get(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -91,6 +92,30 @@ def test_what_cannot_be_exported_is_told_with_its_reason(
     monkeypatch.setattr("gpubench.backends._inductor.compiler", lambda: {"c++": "g++"})
     with pytest.raises(CellFailed, match=r"torch\.export refuses the network: .*data-dependent"):
         BACKEND.prepare(tiny.cell("aot-inductor"), model, Cache(tmp_path))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_on_a_gpu_no_run_waits_for_the_one_before(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prepared for several threads, the one model of a package waits, on the host, until it has
+    done its last batch: then launches and copies never overlap the work."""
+    import torch._inductor
+
+    about = {"torch": "", "shape": [1], "dtype": "float32", "channels_last": False, "weights": ""}
+    (tmp_path / "package.json").write_text(json.dumps(about))
+
+    def load(*given: object) -> None:
+        names = inspect.signature(own).bind("model.pt2", *given[1:]).arguments
+        raise LookupError(names["run_single_threaded"], names["device_index"])
+
+    own = torch._inductor.aoti_load_package
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    monkeypatch.setattr(BACKEND, "_enter", lambda *_: object() if device == "cuda" else None)
+    monkeypatch.setattr("gpubench.backends._torch.Input", lambda *_: None)
+    with pytest.raises(LookupError) as caught:
+        BACKEND.open(tiny.cell("aot-inductor", device=device), tmp_path, Device(device, 0))
+    assert caught.value.args == ((True, 0) if device == "cuda" else (False, -1))
 
 
 @pytest.mark.slow

@@ -123,6 +123,7 @@ def test_a_captured_graph_writes_its_output(name: str, model: tiny.Model, cache:
         ("torch-eager", {}),
         ("torch-eager", {"cuda_graph": True}),
         ("torch-compile", {}),
+        ("aot-inductor", {}),
         ("onnxruntime", {}),
         ("tensorrt", {}),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import distributions
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import Unavailable, says_no_memory
 from gpubench.pipeline.decoders import jpeg_fallback
@@ -70,8 +70,8 @@ class DaliPreprocessor:
         self._begun = self._taken = 0
         """Batches that were begun, and whose outputs were taken."""
         self._room = 0
-        self._made: dict[int, torch.Tensor | None] = {}
-        """By its number, of a batch that is to be transformed: what came of it so far."""
+        self._made: dict[int, torch.Tensor | list[bytes]] = {}
+        """By its number, of a batch that is to be transformed: its pictures, then what was made."""
 
     @property
     def threads(self) -> int:
@@ -91,15 +91,15 @@ class DaliPreprocessor:
         high, wide = pixels.shape[:2]
         return b"P6\n%d %d\n255\n" % (wide, high) + pixels.tobytes(), (wide, high)
 
-    def decode(self, data: list[bytes]) -> _Begun:
-        """Begin with a batch. Raises Unusable."""
+    def decode(self, data: list[bytes]) -> int:
+        """Begin with a batch; its number. Raises Unusable."""
         import numpy as np
 
         files, sizes = zip(*map(self.check, data), strict=True)
         times = 1
         if self._pipeline is None or len(data) > self._room:
-            if pending := [n for n, made in self._made.items() if made is None]:
-                self._wait(_Begun(max(pending), []))  # they would be lost with it
+            if pending := [n for n, made in self._made.items() if isinstance(made, list)]:
+                self._wait(max(pending))  # they would be lost with it
             # the first run asks for as many batches as it works on at once
             times, self._room, self._taken = Dali.ahead + 1, len(data), self._begun
             self._pipeline = pipeline(self._spec, self._room, self._index, self.threads)
@@ -110,50 +110,65 @@ class DaliPreprocessor:
                 self._pipeline.feed_input(name, value)
         self._pipeline.schedule_run()
         self._begun += times
-        self._made[self._begun - 1] = None
-        return _Begun(self._begun - 1, data)
+        self._made[self._begun - 1] = data
+        return self._begun - 1
 
-    def settle(self, pixels: _Begun) -> None:
+    def settle(self, number: int) -> None:
         """Return when these have been made; raises as `transform`."""
-        self._wait(pixels)
+        self._wait(number)
         if self._index is not None:
             import torch
 
             torch.cuda.current_stream().synchronize()
 
-    def transform(self, pixels: _Begun, out: torch.Tensor) -> None:
+    def transform(self, number: int, out: torch.Tensor) -> None:
         """Into ``out``. Raises Again where a picture is damaged, which the pipeline ends with."""
-        out.copy_(self._wait(pixels))
-        del self._made[pixels.number]
+        out.copy_(self._wait(number))
+        del self._made[number]
 
-    def _wait(self, pixels: _Begun) -> torch.Tensor:
+    def _wait(self, number: int) -> torch.Tensor:
         """What has been made of these, on torch's stream."""
         import torch
 
         stream = None if self._index is None else torch.cuda.current_stream()
         try:
-            while self._taken <= pixels.number:
+            while self._taken <= number:
                 (made,) = self._pipeline.outputs(stream)
                 if self._taken in self._made:
                     self._made[self._taken] = torch.from_dlpack(made.as_tensor())
                 self._taken += 1
         except RuntimeError as error:
+            waiting = [made for made in self._made.values() if isinstance(made, list)]
             self._pipeline, self._made = None, {}
-            suspect = {*pixels.data} - self._damaged
-            if says_no_memory(str(error)) or not any(map(jpeg_fallback.size, suspect)):
-                raise  # it is not a picture's fault: of the second, the reference has made them all
-            self._damaged |= suspect
+            suspects = {picture for data in waiting for picture in data} - self._damaged
+            damaged = self._culprits([*filter(jpeg_fallback.size, suspects)], error)
+            if not damaged:
+                raise  # it is no picture's fault
+            jpeg_fallback.blame(error, self._alone)
+            self._damaged |= damaged
             raise Again(str(error)) from error
-        found = self._made[pixels.number]
-        assert found is not None  # noqa: S101
+        found = self._made[number]
+        assert not isinstance(found, list)  # noqa: S101
         return found
 
+    def _culprits(self, pictures: list[bytes], error: RuntimeError) -> set[bytes]:
+        """Those that DALI cannot make, by halves: it does not say which ended its pipeline."""
+        if not pictures or says_no_memory(str(error)):
+            return set()
+        try:
+            self._alone(*pictures)
+        except RuntimeError as again:
+            half = len(pictures) // 2
+            parts = (pictures[:half], pictures[half:]) if half else ()
+            alone = set() if half or says_no_memory(str(again)) else {*pictures}
+            return alone.union(*(self._culprits(part, again) for part in parts))
+        return set()
 
-class _Begun(NamedTuple):
-    """A batch that DALI works on."""
-
-    number: int
-    data: list[bytes]
+    def _alone(self, *pictures: bytes) -> None:
+        """Have DALI make these in a pipeline of their own. Raises what that raises."""
+        one = DaliPreprocessor(self._spec, self._index, {})
+        one.decode([*pictures])
+        one._pipeline.outputs()
 
 
 def pipeline(spec: Spec, batch: int, index: int | None, threads: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,87 @@ def test_after_a_damaged_picture_the_reference_decides_and_the_rest_goes_on() ->
     made(one, [whole, whole], out)
     assert torch.isfinite(out).all()
     assert out.abs().sum() > 0
+
+
+class Fake:
+    """A pipeline that ends with a batch that ``fails`` (of its files), a batch ahead."""
+
+    def __init__(self, spec: Spec, fails: Any) -> None:
+        self._shape, self._fails = spec.shape, fails
+        self._fed: list[list[bytes]] = []
+        self._ahead: list[list[bytes]] = []
+        self._prefetched = False
+
+    def feed_input(self, name: str, value: Any) -> None:
+        if name == "encoded":
+            self._fed.append([file.tobytes() for file in value])
+
+    def schedule_run(self) -> None:
+        for _ in range(1 if self._prefetched else dali.Dali.ahead + 1):
+            self._ahead.append(self._fed.pop(0))
+        self._prefetched = True
+
+    def outputs(self, stream: object = None) -> Any:
+        files = self._ahead.pop(0)
+        if words := self._fails([files, *self._ahead]):
+            raise RuntimeError(words)
+        made = [torch.full(self._shape, float(len(file))) for file in files]
+        return (SimpleNamespace(as_tensor=lambda: torch.stack(made)),)
+
+
+@pytest.fixture
+def faked(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """(a decoder, its faults so far) of which batches at hand, as functions of them, fail."""
+
+    def make(fails: Any) -> Any:
+        spec = SPECS[1]
+        monkeypatch.setattr(dali, "pipeline", lambda *_: Fake(spec, fails))
+        return dali.DaliPreprocessor(spec, None, {})
+
+    return make
+
+
+PLAIN = [samples.jpeg(shape) for shape in samples.SHAPES][:4]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_of_a_batch_that_fails_the_damaged_picture_alone_is_the_references(
+    faked: Any, ahead: bool
+) -> None:
+    """Whether DALI tells of it when it is asked for that batch, or for the one before."""
+    dead = PLAIN[2]
+    seen = slice(None) if ahead else slice(1)
+    one = faked(lambda at_hand: any(dead in files for files in at_hand[seen]) and "broken")
+    out = torch.zeros((4, *SPECS[1].shape))
+    first, second = PLAIN[:2], PLAIN[2:]
+    begun = [one.decode(first), one.decode(second)]
+    if not ahead:
+        one.transform(begun.pop(0), out[:2])
+    with pytest.raises(base.Again):
+        one.transform(begun[0], out[:2])
+    assert one._damaged == {dead}
+    made(one, second, out[2:])
+    assert [int(row.flatten()[0]) for row in out[2:]] == [len(one.check(p)[0]) for p in second]
+    assert one.check(dead)[0].startswith(b"P6"), "Pillow has read it"
+
+
+@pytest.mark.parametrize("words", ["CUDA error: launch failure", "out of memory", "no nvJPEG here"])
+def test_what_is_no_pictures_fault_is_an_error_and_not_pillow_under_another_name(
+    faked: Any, words: str
+) -> None:
+    told: list[str] = []
+
+    def fails(at_hand: list[list[bytes]]) -> str:
+        every = words == "no nvJPEG here" and any(f[:2] != b"P6" for f in at_hand[0])
+        if told and not every:
+            return ""
+        told.append(words)
+        return words
+
+    one = faked(fails)
+    with pytest.raises(RuntimeError, match=words):
+        one.transform(one.decode(PLAIN), torch.zeros((4, *SPECS[1].shape)))
+    assert not one._damaged
 
 
 @pytest.mark.skipif(HERE, reason="DALI is installed")
