@@ -179,13 +179,47 @@ def test_what_git_does_not_track_is_the_same_in_both_arms(project: Project) -> N
         f"{project.top}/app/suites/../data"
     }
     assert job.notes[1:] == (
-        f"the same in both arms, ignored by git: {project.top}/app/suites/../data",
+        f"the same in both arms, ignored by git: {project.top}/app/data",
         f"the same in both arms, outside of the repository: {outside}",
         "the working tree has changes that are not committed: measured as it is",
     )
     assert job.notes[0].startswith("gate.toml of the working tree is measured, and differs from "
                                    "that of base (")  # fmt: skip
     assert job.notes[0].endswith('): workload.images = "../data", there "synthetic"')
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "ignored", "new"])
+def test_what_a_link_leads_to_outside_is_the_same_in_both_arms(project: Project, kind: str) -> None:
+    """As a folder of pictures on another disk. Until now a relative one led nowhere in the commit's
+    tree, and of an ignored one git does not say so."""
+    outside = project.top.parent / "disk"
+    outside.mkdir()
+    (project.top / "app/models/net.onnx").rename(outside / "net.onnx")
+    link = project.top / "app/models/far"
+    link.symlink_to(outside if kind == "absolute" else "../../../disk")
+    project.write("suites/gate.toml", SUITE.replace("net.onnx", "far/net.onnx"))
+    if kind == "ignored":
+        project.write(".gitignore", "far\n")
+    if kind != "new":
+        project.commit("linked")
+    job = project.ab("base" if kind == "new" else "linked")
+    assert not job.sides[0].plan.skips
+    assert {Path(file).resolve() for file in models(job)} == {outside / "net.onnx"}
+    told = f"the same in both arms, outside of the repository: {outside}/net.onnx"
+    assert [note for note in job.notes if "the same" in note] == [told]
+
+
+def test_a_tracked_link_to_what_git_ignores_leads_there(project: Project) -> None:
+    project.write(".gitignore", "built/\n")
+    (project.top / "app/models/net.onnx").unlink()
+    (project.top / "app/models/net.onnx").symlink_to("../built/net.onnx")
+    project.commit("linked")
+    with pytest.raises(SuiteError, match="a link to a file that is not there"):
+        project.ab("linked")
+    project.model(busy_us=1, name="built/net.onnx")
+    job = project.ab("linked")
+    assert {Path(file).resolve() for file in models(job)} == {project.top / "app/built/net.onnx"}
+    assert "ignored by git" in "".join(job.notes)
 
 
 def test_a_file_that_one_commit_lacks_is_missing_there(project: Project) -> None:
@@ -246,8 +280,14 @@ def test_what_git_lfs_keeps_is_fetched_or_named(
             r"the first 'app/models/net.onnx': git lfs is not installed")  # fmt: skip
     with pytest.raises(SuiteError, match=told):
         project.ab("large")
-    pull = f"cp {project.network} app/models/net.onnx"
-    (tools / "git-lfs").write_text(f"#!/bin/sh\n[ $1 != pull ] || {pull}\n")
+    # With the credentials of the user's clone, as actions/checkout has them: for its place alone.
+    (tmp_path / "token").write_text('[http "https://host/"]\nextraheader = AUTHORIZATION: x\n')
+    git(project.top, "config", f"includeIf.gitdir:{project.top}/.git.path", f"{tmp_path}/token")
+    git(project.top, "config", "remote.origin.url", "https://host/birds")
+    needs = "[ \"$(git config http.https://host/.extraheader) $(git config remote.origin.url)\" = "
+    needs += "'AUTHORIZATION: x https://host/birds' ]"
+    pull = f"{needs} && cp {project.network} app/models/net.onnx"
+    (tools / "git-lfs").write_text(f"#!/bin/sh\n[ $1 != pull ] || {{ {pull}; }}\n")
     assert Path(models(project.ab("large"))[0]).read_bytes() == project.network.read_bytes()
     assert (project.top / "app/models/net.onnx").read_bytes() == own
 
@@ -271,6 +311,10 @@ def test_submodules_come_from_the_users_clone(project: Project, tmp_path: Path) 
     assert (made.project / "lib/net.py").read_text() == "one"
     assert (inner / "net.py").read_text() == "two"
     assert made.notes == ()
+    half = made.project / "lib"  # as a killed start leaves it
+    (half / ".git/gpubench-made").unlink()
+    (half / "net.py").unlink()
+    assert (project.revision("old").project / "lib/net.py").read_text() == "one"
     assert git(project.top, "status", "--porcelain") == ""
     (lib / "net.py").write_text("three")
     git(lib, "commit", "-qam", "three")
