@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from gpubench.analysis.compare.compare import compare
 from gpubench.errors import InputError, SuiteError
+from gpubench.records.reader import read
+from gpubench.records.record import Record
 from gpubench.run.ab import arms, driver, interpreters, revisions
 from gpubench.run.ab import setup as ab_setup
 from gpubench.suite.types import Rule
@@ -284,7 +287,7 @@ def test_what_git_lfs_keeps_is_fetched_or_named(
     (tmp_path / "token").write_text('[http "https://host/"]\nextraheader = AUTHORIZATION: x\n')
     git(project.top, "config", f"includeIf.gitdir:{project.top}/.git.path", f"{tmp_path}/token")
     git(project.top, "config", "remote.origin.url", "https://host/birds")
-    needs = "[ \"$(git config http.https://host/.extraheader) $(git config remote.origin.url)\" = "
+    needs = '[ "$(git config http.https://host/.extraheader) $(git config remote.origin.url)" = '
     needs += "'AUTHORIZATION: x https://host/birds' ]"
     pull = f"{needs} && cp {project.network} app/models/net.onnx"
     (tools / "git-lfs").write_text(f"#!/bin/sh\n[ $1 != pull ] || {{ {pull}; }}\n")
@@ -425,6 +428,32 @@ def test_a_killed_start_leaves_nothing_in_the_users_repository(
     made = project.revision("base")
     assert (made.project / "models/net.onnx").exists()
     assert state() == before
+    assert git(project.top, "worktree", "list").count("\n") == 0
+
+
+def test_one_killed_while_measuring_is_gone_on_with(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is left in the repository, and nothing measured is lost."""
+
+    class Killed(Watch):
+        def recorded(self, record: Record, arm: str = "") -> None:
+            super().recorded(record, arm)
+            if len(self.records) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    project.model(busy_us=300, name="models/other.onnx")
+    project.commit()
+    state = git(project.top, "for-each-ref"), git(project.top, "status", "--porcelain")
+    if not (child := os.fork()):
+        driver.run(replace(project.ab(), budget_s=60.0), Killed())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    before = [read(project.top.parent / "out" / arm).records for arm in ("baseline", "candidate")]
+    assert sorted(map(len, before)) == [1, 2]
+    files = driver.run(project.ab(resume=True), Watch())
+    for file, records in zip(files, before, strict=True):
+        assert file.records[0] == records[0]
+    assert (git(project.top, "for-each-ref"), git(project.top, "status", "--porcelain")) == state
     assert git(project.top, "worktree", "list").count("\n") == 0
 
 
