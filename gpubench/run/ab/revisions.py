@@ -108,7 +108,7 @@ class Places:
             if self.tree.lacks and (file := next(filter(_is_pointer, _files(own)), None)):
                 name = file.relative_to(self.tree.top)
                 raise SuiteError(f"'{name}' of {self.tree.name} is a Git LFS pointer{lacks}")
-            return str(own)
+            return str(self._filled(own, below))
         for other in self._others:
             if os.path.lexists(found := Path(path) if top == other.top else other.top / below):
                 if other == self.worktree and _untracked(found, other.top):
@@ -121,6 +121,18 @@ class Places:
                     f"'{below}' is in {other.name}, and not in {self.tree.name}{hint}{lacks}"
                 )
         return str(own)
+
+    def _filled(self, own: Path, below: Path) -> Path:
+        """Of a folder that the commit has as the working tree does, the latter's where git ignores
+        some of it: pictures beside a .gitkeep."""
+        if self.tree is None or self.worktree in (None, self.tree) or not own.is_dir():
+            return own
+        top, it = self.worktree.top, f":(literal){below}"
+        commit = git("git", self.tree.top, "rev-parse", "HEAD")
+        if not _answers(top, "ls-files", "-oi", "--exclude-standard", "--directory", "--", it):
+            return own
+        same = _answers(top, "diff", "--no-ext-diff", "--quiet", commit, "--", it) is not None
+        return top / below if same else own
 
     def _below(self, path: Path) -> tuple[Path | None, Path]:
         """The tree that ``path`` lies in, the innermost of several, and where in it."""

@@ -19,6 +19,7 @@ from gpubench.records.reader import read
 from gpubench.records.record import Record
 from gpubench.run.ab import arms, driver, interpreters, revisions
 from gpubench.run.ab import setup as ab_setup
+from gpubench.suite import gate
 from gpubench.suite.types import Rule
 from tests.conftest import WITHOUT_PAGE
 from tests.run.ab.test_driver import Watch, wrapper
@@ -223,6 +224,26 @@ def test_a_tracked_link_to_what_git_ignores_leads_there(project: Project) -> Non
     job = project.ab("linked")
     assert {Path(file).resolve() for file in models(job)} == {project.top / "app/built/net.onnx"}
     assert "ignored by git" in "".join(job.notes)
+
+
+def test_a_folder_of_which_git_ignores_the_pictures_is_the_same_in_both_arms(
+    project: Project,
+) -> None:
+    project.write("pictures/.gitkeep", "")
+    project.write(".gitignore", "*.png\n")
+    project.commit("kept")
+    project.write("pictures/a.png", "")
+    folders = [
+        s.header.planned[0].images for s in project.ab("kept", chosen={"images": "pictures"}).sides
+    ]
+    assert folders == [f"{project.top}/app/pictures"] * 2
+    project.write("pictures/labels.csv", "a.png,1")
+    project.commit("labelled")  # what the commits track is each one's own
+    old, new = (
+        s.header.planned[0].images for s in project.ab("kept", chosen={"images": "pictures"}).sides
+    )
+    assert Path(old).is_relative_to(project.cache)
+    assert new == f"{project.top}/app/pictures"
 
 
 def test_a_file_that_one_commit_lacks_is_missing_there(project: Project) -> None:
@@ -457,21 +478,21 @@ def test_one_killed_while_measuring_is_gone_on_with(
     assert git(project.top, "worktree", "list").count("\n") == 0
 
 
-def layers(count: int) -> onnx.ModelProto:
-    """As many products of 256 x 256, one after the other; then 10 classes."""
+def layers(count: int, classes: int = 10) -> onnx.ModelProto:
+    """As many products of 256 x 256, one after the other; then the classes."""
     make = onnx.helper.make_node
     draw = np.random.default_rng(0).standard_normal
     square = draw((256, 256)).astype(np.float32) / 16
     nodes = [make("Flatten", ["images"], ["x0"])]
     weights = {"first": draw((768, 256)).astype(np.float32), "square": square,
-               "last": draw((256, 10)).astype(np.float32)}  # fmt: skip
+               "last": draw((256, classes)).astype(np.float32)}  # fmt: skip
     names = ["first", *["square"] * count, "last"]
     nodes += [make("MatMul", [f"x{n}", name], [f"x{n + 1}"]) for n, name in enumerate(names)]
     kind = onnx.TensorProto.FLOAT
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         nodes, "layers", [value("images", kind, ["n", 3, 16, 16])],
-        [value(f"x{len(names)}", kind, ["n", 10])],
+        [value(f"x{len(names)}", kind, ["n", classes])],
         [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
     )  # fmt: skip
     opsets = [onnx.helper.make_opsetid("", 17)]
@@ -496,6 +517,26 @@ def test_networks_are_checked_each_against_its_own_reference(
     assert len({r.contents["model"] for r in records}) == 2
     [row] = compare(*files)
     assert row.label.endswith(f"(model {tmp_path}/a.onnx -> {tmp_path}/b.onnx)")
+
+
+def test_another_number_of_classes_is_compared_by_speed_alone(
+    project: Project, tmp_path: Path
+) -> None:
+    onnx.save(layers(1), project.top / "app/models/net.onnx")
+    project.commit("ten")
+    onnx.save(layers(1, classes=7), project.top / "app/models/net.onnx")
+    job = project.ab("ten", chosen={"backend": ["onnxruntime"]})
+    rule = gate.rule({}, ["agreement"])
+    sides = [replace(s, header=replace(s.header, pairing=replace(s.header.pairing, rule=rule)))
+             for s in job.sides if s.header.pairing]  # fmt: skip
+    watch = Watch()
+    rows = compare(*driver.run(replace(job, sides=(sides[0], sides[1]), rule=rule), watch))
+    assert [(r.judged, r.verdict, r.code) for r in rows] == [
+        ("speed", "INCONCLUSIVE", "few-pairs"), ("agreement", "INCOMPARABLE", "other-pictures"),
+    ]  # fmt: skip
+    assert rows[0].ratio
+    told = "10 classes in the baseline, 7 here: speed is compared, answers cannot be"
+    assert watch.lines.count(told) == 1
 
 
 CODE = """
