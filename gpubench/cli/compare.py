@@ -57,7 +57,10 @@ VERDICT = "verdict.json"
 @click.option(
     "--candidate-python", type=options.path, help="Interpreter (or venv) of the candidate."
 )
-@click.option("--baseline-ref", help="Git commit: its files, in an environment made with uv.")
+@click.option(
+    "--baseline-ref",
+    help="Git commit: its files, in an environment made with uv, or in --baseline-python.",
+)
 @click.option("--candidate-ref", help="The same of the candidate; default: the working tree.")
 @click.option(
     "--suite-from",

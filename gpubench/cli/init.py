@@ -221,6 +221,8 @@ def _service(name: str, suite: Path) -> tuple[Path, str]:
             )
         text = re.sub(rf'(\b{key}(?:: | = |=))"[^"\n]*"', rf'\g<1>"{value}"', text)
     folder = "" if project == "." else "-" + project.replace("/", "-")
+    if "{}" in target:  # names of its own: of two with one name GitHub would cancel the other
+        text = re.sub(r"\b([Ss]peed)\b", rf"\1{folder}", text)
     return Path(os.path.relpath(top / target.format(folder), here)), text
 
 

@@ -206,9 +206,10 @@ def ab(
 
     ``baseline`` and ``candidate``: how an arm differs from the suite, {'backend': 'openvino'} or
     'backend=openvino'; or a model, live or written, as `run` takes it. ``.._python``: an
-    interpreter; ``.._ref``: a git commit. ``delta``: differences up to this much do not matter
-    (0.02, '2%'); ``alpha``: the chance of any false alarm; ``metric``: what is judged beside speed.
-    Without ``suite_or_model`` the candidate's model is measured as by `run`. The rest as of `run`.
+    interpreter; ``.._ref``: a git commit, measured with that interpreter, or one made with uv.
+    ``delta``: differences up to this much do not matter (0.02, '2%'); ``alpha``: the chance of any
+    false alarm; ``metric``: what is judged beside speed. Without ``suite_or_model`` the candidate's
+    model is measured as by `run`. The rest as of `run`.
 
     >>> import gpubench
     >>> arms = {"baseline": {"batch_size": 1}, "candidate": {"batch_size": 8}}
@@ -704,12 +705,12 @@ def _version(
     arm: str, python: Place | None, ref: str | None, cache_root: Path
 ) -> tuple[Path | None, interpreters.Made | None]:
     """Which interpreter measures an arm; one of a commit is made now."""
-    if python and ref is not None:
-        raise InputError(f"{arm}-ref and {arm}-python: give one of them")
     found = None
     if python:
         found = interpreters.existing(f"{arm}-python", as_path(python, "an interpreter"))
-    return found, None if ref is None else interpreters.of_reference(f"{arm}-ref", ref, cache_root)
+    if ref is None:
+        return found, None
+    return None, interpreters.of_reference(f"{arm}-ref", ref, cache_root, found)
 
 
 def _text(value: Any) -> str:

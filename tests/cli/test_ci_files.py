@@ -75,7 +75,8 @@ def scripts(name: str, checkout: Path) -> Script:
     if name == "gitlab":
         job = parsed(name)["speed"]
         told = {k: v for k, v in job["variables"].items() if "$" not in v}
-        told |= {"CI_PROJECT_DIR": place, "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": TARGET}
+        left = git(checkout, "merge-base", "HEAD", f"origin/{TARGET}")
+        told |= {"CI_PROJECT_DIR": place, "CI_MERGE_REQUEST_DIFF_BASE_SHA": left}
         return Script(["\n".join(job["script"]), "\n".join(job["after_script"])], told)
     if name == "buildkite":
         own = parsed(name)
@@ -219,6 +220,16 @@ def test_a_change_is_compared_with_what_it_comes_from(
     assert [e[e.index("--format") + 1] for e in exports] == forms.get(name, [])
 
 
+def test_merged_results_of_gitlab_are_compared_with_the_target() -> None:
+    """HEAD is then a merge, and what is only the target's is nobody's change."""
+    [line] = [line for line in parsed("gitlab")["speed"]["script"] if line.startswith("base=")]
+    for given, base in (({}, "left"), ({"CI_MERGE_REQUEST_TARGET_BRANCH_SHA": "target"}, "target")):
+        told = {"CI_MERGE_REQUEST_DIFF_BASE_SHA": "left"} | given
+        done = subprocess.run(["sh", "-c", f'{line}; echo "$base"'], env=os.environ | told,
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert done.stdout.strip() == base
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_merge_request_of_gitlab_gets_its_reports(checkout: Path) -> None:
@@ -325,7 +336,7 @@ def test_nothing_of_what_a_pull_request_writes_acts_on_a_reader(github: Path) ->
             row(HOSTILE), row("MISSING", ratio=None, difference=float("nan"))]  # fmt: skip
     body = comment(github, *rows)[1][2]
     shown = re.sub(
-        r"`[^`]*`", "", body.replace("<!-- gpubench -->", "").replace("(https://page/9)", "")
+        r"`[^`]*`", "", body.replace("<!-- gpubench speed -->", "").replace("(https://page/9)", "")
     )
     assert not re.search(r"[@<>#]|http|www|x\.example|big", shown)
     assert "**Speed: 1 REGRESSED, 1 MISSING**" in body

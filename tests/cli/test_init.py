@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from gpubench.cli import init
@@ -170,10 +171,22 @@ def test_a_folder_of_a_larger_repository_has_files_of_its_own(
     monkeypatch.setattr(init, "find_spec", lambda _: None)
     (onnx.parent / "apps/birds").mkdir(parents=True)
     monkeypatch.chdir(onnx.parent / "apps/birds")
-    assert run("../../birds.onnx", "--ci", "github,jenkins").exit_code == 0
+    assert run("../../birds.onnx", "--ci", "github,github-comment,jenkins").exit_code == 0
     made = (onnx.parent / ".github/workflows/speed-apps-birds.yml").read_text()
     template = (init.TEMPLATES / "github.yml").read_text()
-    assert made == template.replace('PROJECT: "."', 'PROJECT: "apps/birds"')
+    own = template.replace('PROJECT: "."', 'PROJECT: "apps/birds"')
+    assert made == own.replace("speed", "speed-apps-birds")
+    flow = yaml.safe_load(made)
+    assert flow["concurrency"]["group"].startswith("speed-apps-birds-${{")  # cancels no other's
+    comment = (onnx.parent / ".github/workflows/speed-comment-apps-birds.yml").read_text()
+    told = yaml.safe_load(comment)
+    assert told[True]["workflow_run"]["workflows"] == [flow["name"]]
+    assert (
+        told["name"] != yaml.safe_load((init.TEMPLATES / "github-comment.yml").read_text())["name"]
+    )
+    for words in ('MARK, MOST_BYTES, MOST_ROWS = "<!-- gpubench speed-apps-birds -->"',
+                  '"**Speed-apps-birds: "'):  # fmt: skip
+        assert words in comment
     assert 'PROJECT = "apps/birds"\n' in (onnx.parent / "Jenkinsfile").read_text()
 
 

@@ -57,6 +57,7 @@ SKIPPED = {
     "cut.webp": (encoded(RGB, "WEBP")[:200], "damaged"),
     "nothing.jpg": (b"", "empty"),
     "words.jpg": (b"these are words", "not an image"),
+    "large.jpg": (b"version https://git-lfs.github.com/spec/v1\n", "not fetched (git lfs pull)"),
     "page.jpg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
     "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     "bomb.png": (png(60_000, 60_000), "too large"),

@@ -162,7 +162,11 @@ def _placed(job: ABJob) -> ABJob:
     """The job; one to resume of which nothing is stored begins. Raises RecordError where ``out``
     holds what it must not."""
     places = [job.out / arm / RECORDS for arm in ARMS]
-    if job.resume and not any(begun(place) for place in places):
+    there = [place for place in places if begun(place)]
+    if job.resume and len(there) == 1 and next(scan(there[0], [])[1], None) is None:
+        with Writer(there[0].parent, None):  # killed between the two headers, and not at it still
+            there.pop().unlink()
+    if job.resume and not there:
         return replace(job, resume=False)
     for place, side in zip(places, job.sides, strict=True):
         if begun(place) != job.resume:

@@ -45,18 +45,23 @@ class Made(Revision, frozen=True, kw_only=True):
     python: Path
 
 
-def of_reference(option: str, reference: str, root: Path) -> Made:
+def of_reference(option: str, reference: str, root: Path, python: Path | None = None) -> Made:
     """An environment with the project in this directory at ``reference``, and its tree.
 
     Both lie below ``root``, the cache's, and are kept: a second call for the same commit is quick.
-    Raises InputError, which begins with ``option``, when git does not know the reference or the
-    environment cannot be made.
+    ``python``: an interpreter that is there, instead. Raises InputError, which begins with
+    ``option``, when git does not know the reference or the environment cannot be made.
     """
     found = revisions.revision(option, reference, root)
+    if python:
+        return Made(**msgspec.structs.asdict(found), python=python)
     if not (found.project / "pyproject.toml").is_file():
+        file = (found.project / "pyproject.toml").relative_to(found.tree)
+        beside = option.replace("-ref", "-python")
+        remedy = f"; name one that is there: {beside} PYTHON" if beside != option else ""
         raise InputError(
-            f"{option} {reference!r}: there is no pyproject.toml at that commit; make an "
-            f"environment by other means and name it with {option.replace('-ref', '-python')}"
+            f"{option} {reference!r}: there is no {file} at that commit, of which uv would make "
+            f"the environment{remedy}"
         )
     python = found.project / ".venv/bin/python"
     with Cache(root).locked(found.root):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -26,6 +27,8 @@ from gpubench.machine.processes import run_tied
 LIMIT_S = 1800.0
 """Of one command: what it fetches and builds may be large."""
 WORKING_TREE = "the working tree"
+MADE = ".git/gpubench-made"
+"""In a tree that is whole."""
 
 
 class Tree(Struct, frozen=True):
@@ -85,9 +88,12 @@ class Places:
     def __call__(self, path: str) -> str:
         """As `of`; what both arms share is noted."""
         found = self.of(path)
-        if self.tree and os.path.lexists(found) and not Path(found).is_relative_to(self.tree.top):
-            ignored = self._below(Path(found))[0] is not None
-            self.shared[found] = "ignored by git" if ignored else "outside of the repository"
+        if not (self.tree and os.access(found, os.F_OK)):
+            return found
+        real = Path(os.path.realpath(found))
+        if not real.is_relative_to(self.tree.top.resolve()):
+            ignored = self._below(real)[0] is not None
+            self.shared[str(real)] = "ignored by git" if ignored else "outside of the repository"
         return found
 
     def of(self, path: str) -> str:
@@ -98,22 +104,35 @@ class Places:
             return path
         own = Path(path) if top == self.tree.top else self.tree.top / below
         lacks = "".join(f"; {note}" for note in self.tree.lacks)
-        if os.path.lexists(own):
+        if os.access(own, os.F_OK):
             if self.tree.lacks and (file := next(filter(_is_pointer, _files(own)), None)):
                 name = file.relative_to(self.tree.top)
                 raise SuiteError(f"'{name}' of {self.tree.name} is a Git LFS pointer{lacks}")
-            return str(own)
+            return str(self._filled(own, below))
         for other in self._others:
             if os.path.lexists(found := Path(path) if top == other.top else other.top / below):
-                ignored = _answers(other.top, "check-ignore", "-q", below) is not None
-                if other == self.worktree and ignored:
+                if other == self.worktree and _untracked(found, other.top):
                     return str(found)
+                if os.path.lexists(own):  # a link that leads nowhere
+                    continue
                 sparse = (_answers(self.tree.top, "ls-files", "-t", below) or "").startswith("S")
                 hint = ", whose sparse checkout leaves it out" if sparse else ""
                 raise AbsentError(
                     f"'{below}' is in {other.name}, and not in {self.tree.name}{hint}{lacks}"
                 )
         return str(own)
+
+    def _filled(self, own: Path, below: Path) -> Path:
+        """Of a folder that the commit has as the working tree does, the latter's where git ignores
+        some of it: pictures beside a .gitkeep."""
+        if self.tree is None or self.worktree in (None, self.tree) or not own.is_dir():
+            return own
+        top, it = self.worktree.top, f":(literal){below}"
+        commit = git("git", self.tree.top, "rev-parse", "HEAD")
+        if not _answers(top, "ls-files", "-oi", "--exclude-standard", "--directory", "--", it):
+            return own
+        same = _answers(top, "diff", "--no-ext-diff", "--quiet", commit, "--", it) is not None
+        return top / below if same else own
 
     def _below(self, path: Path) -> tuple[Path | None, Path]:
         """The tree that ``path`` lies in, the innermost of several, and where in it."""
@@ -125,6 +144,15 @@ class Places:
                 if place.is_relative_to(top):
                     return top, place.relative_to(top)
         return None, path
+
+
+def _untracked(path: Path, top: Path) -> bool:
+    """Whether git ignores it, or where it leads to; also what lies outside of the repository."""
+    real = Path(os.path.realpath(path))  # of a circle of links, too
+    asked = ("check-ignore", "-q")  # fails for what lies behind a link
+    return not real.is_relative_to(top) or any(
+        _answers(top, *asked, place) is not None for place in (path, real)
+    )
 
 
 # ------------------------------------------------------------------------------ making
@@ -144,12 +172,9 @@ def revision(option: str, reference: str, root: Path) -> Revision:
     # By the same path as below /, so that what is called ../lib here has room there.
     tree = place.joinpath(*top.parts[1:])
     with Cache(root).locked(place):
-        made = place / "made"
-        if not made.exists():
+        if not (tree / MADE).exists():
             shutil.rmtree(place, ignore_errors=True)
-            tree.mkdir(parents=True)
             _clone(asked, top, tree, commit)
-            made.touch()
         notes = [
             *_submodules(asked, top, tree),
             *_large_files(asked, top, tree),
@@ -167,8 +192,11 @@ def resolved(option: str, reference: str) -> tuple[Path, str]:
     needs = f"{asked}: needs the project's git repository as current directory"
     top = Path(git(needs, Path(), "rev-parse", "--show-toplevel"))
     verify = ["rev-parse", "--verify", "--quiet", "--end-of-options"]
-    unknown = f"{asked}: git knows no such commit"
-    return top, git(f"{unknown}{shallow(top)}", Path(), *verify, f"{reference}^{{commit}}")
+    unknown = f"{asked}: git knows no such commit{shallow(top)}"
+    found = git(unknown, Path(), *verify, f"{reference}^{{commit}}")
+    if found.startswith("^"):  # '^main': all but its history
+        raise InputError(unknown)
+    return top, found
 
 
 def shallow(top: Path) -> str:
@@ -182,7 +210,7 @@ def shallow(top: Path) -> str:
 
 
 def _clone(what: str, top: Path, tree: Path, commit: str) -> None:
-    """Check ``commit`` of the repository at ``top`` out into ``tree``, with the tags.
+    """Check ``commit`` of the repository at ``top`` out into ``tree``, a new folder, with the tags.
 
     It borrows the objects, so the user's repository stays as it is. `git clone --shared` would not
     do: of a shallow repository it copies only what branches hold, and the base of a pull request
@@ -212,31 +240,34 @@ def _clone(what: str, top: Path, tree: Path, commit: str) -> None:
             f"{what}: this clone lacks {units.count(len(lacking), 'file')} of {commit[:12]}, the "
             f"first {lacking[0]!r}; where it is partial: git archive -o /dev/null {commit[:12]}"
         )
+    (tree / MADE).touch()
 
 
 def _submodules(what: str, top: Path, tree: Path) -> Iterator[str]:
     """Check out those that ``top`` has, at the commits that ``tree`` names; what is left out."""
-    listed = git(what, tree, "ls-files", "--stage", "-z").split("\0")
-    for mode, commit, place in (_staged(line) for line in listed if line):
+    for commit, place in _staged(what, tree, "160000"):
         own, made = top / place, tree / place
-        if mode != "160000" or not (own / ".git").exists() or (made / ".git").exists():
+        if not (own / ".git").exists():
             continue
-        if _answers(own, "cat-file", "-e", f"{commit}^{{commit}}") is None:
-            yield (
-                f"submodule '{place}' is left out, its commit {commit[:12]} is not in this clone: "
-                f"git -C {place} fetch origin {commit}"
-            )
-            continue
-        shutil.rmtree(made, ignore_errors=True)
-        _clone(what, own, made, commit)
+        if not (made / MADE).exists():
+            if _answers(own, "cat-file", "-e", f"{commit}^{{commit}}") is None:
+                yield (
+                    f"submodule '{place}' is left out, its commit {commit[:12]} is not in this "
+                    f"clone: git -C {place} fetch origin {commit}"
+                )
+                continue
+            shutil.rmtree(made, ignore_errors=True)
+            _clone(what, own, made, commit)
         yield from _submodules(what, own, made)
+        yield from _large_files(what, own, made)
 
 
-def _staged(line: str) -> tuple[str, str, str]:
-    """'160000 5319bc7... 0<tab>tools/lib' -> mode, object, path"""
-    facts, _, path = line.partition("\t")
-    mode, name, _ = facts.split()
-    return mode, name, path
+def _staged(what: str, tree: Path, mode: str) -> Iterator[tuple[str, str]]:
+    """(object, path) of what git has in that mode."""
+    for line in git(what, tree, "ls-files", "--stage", "-z").split("\0"):
+        facts, _, path = line.partition("\t")
+        if facts.startswith(mode):  # '160000 5319bc7... 0'
+            yield facts.split()[1], path
 
 
 def _large_files(what: str, top: Path, tree: Path) -> Iterator[str]:
@@ -249,14 +280,27 @@ def _large_files(what: str, top: Path, tree: Path) -> Iterator[str]:
     if _answers(tree, "lfs", "version") is None:
         yield f"{many}: git lfs is not installed; install it and start again"
         return
-    config = git(what, top, "rev-parse", "--path-format=absolute", "--git-path", "config")
-    environ = software.environ_of_another() | {"GIT_TERMINAL_PROMPT": "0"}
     try:
         git(what, tree, "lfs", "install", "--local", "--skip-repo")
-        pull = software.git(tree, "-c", f"include.path={config}", "lfs", "pull")
-        run("git lfs pull", pull, environ)
+        run("git lfs pull", software.git(tree, "lfs", "pull"), _fetching_as(what, top))
     except InputError as error:
         yield f"{many}: {error}"
+
+
+def _fetching_as(what: str, top: Path) -> dict[str, str]:
+    """Environment variables by which git, elsewhere, fetches as in ``top``: from where, and with
+    which credentials. Including its settings would not do: what they include by the repository's
+    place (as actions/checkout has its token) is found there alone.
+    """
+    found = software.environ_of_another() | {"GIT_TERMINAL_PROMPT": "0"}
+    count = int(found.get("GIT_CONFIG_COUNT") or 0)
+    for line in git(what, top, "config", "--local", "--includes", "--list", "-z").split("\0"):
+        key, given, value = line.partition("\n")
+        if key and not re.match(r"core\.(?!sshcommand|askpass)|extensions\.|include", key):
+            found[f"GIT_CONFIG_KEY_{count}"] = key
+            found[f"GIT_CONFIG_VALUE_{count}"] = value if given else "true"
+            count += 1
+    return found | {"GIT_CONFIG_COUNT": str(count)}
 
 
 def _is_pointer(file: Path) -> bool:
@@ -271,29 +315,41 @@ def _files(place: Path) -> Iterator[Path]:
 
 
 def _neighbours(what: str, top: Path, tree: Path, root: Path) -> Iterator[str]:
-    """Link what its projects' sources lead to outside of the repository; what is not there.
+    """Link what its symbolic links and its projects' sources lead to outside of the repository;
+    sources that are not there.
 
     ``root``: what is to ``tree`` as / is to ``top``.
     """
+
+    def linked(folder: Path, path: str) -> Path | None:
+        """To where ``path`` leads from a folder, as if of the user's; None: it stays inside."""
+        real = Path(os.path.normpath(folder / path))
+        if Path(path).is_absolute() or real.is_relative_to(top):
+            return None
+        link = root.joinpath(*real.parts[1:])
+        if real.exists() and not os.path.lexists(link):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(real)
+        return real
+
+    for _, name in _staged(what, tree, "120000"):
+        with suppress(OSError):  # a sparse checkout leaves it out
+            linked((top / name).parent, str((tree / name).readlink()))
     listed = git(what, tree, "ls-files", "-z", "--", ":(glob)**/pyproject.toml").split("\0")
     projects = [(tree / name, top / name) for name in listed if name]
     known = set[Path]()
     while projects:
         file, as_if = projects.pop()
         for name, path in _sources(file):
-            real = Path(os.path.normpath(as_if.parent / path))
-            link = root.joinpath(*real.parts[1:])
-            if Path(path).is_absolute() or real.is_relative_to(top) or link in known:
+            real = linked(as_if.parent, path)
+            if real is None or real in known:
                 continue
-            known.add(link)
+            known.add(real)
             if not real.exists():
                 yield (
                     f"{as_if}: {name} = {path!r} leads to {real}, which is not there: put it back, "
                     "or name an environment that is made, with --baseline-python"
                 )
-            elif not os.path.lexists(link):
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(real)
             projects.append((real / "pyproject.toml", real / "pyproject.toml"))
 
 

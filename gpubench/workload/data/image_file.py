@@ -215,7 +215,9 @@ def _image(file: IO[bytes]) -> Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise Unusable("not an image") from error
+        file.seek(0)
+        pointer = file.read(len(files.POINTER)) == files.POINTER
+        raise Unusable("not fetched (git lfs pull)" if pointer else "not an image") from error
     except Image.DecompressionBombError as error:
         raise Unusable("too large") from error
     check_size(*image.size)

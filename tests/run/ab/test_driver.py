@@ -194,6 +194,26 @@ def test_resuming_another_comparison_is_refused(job: Callable[..., driver.ABJob]
     assert other.lines == []
 
 
+def test_one_killed_between_the_two_headers_begins_anew(
+    job: Callable[..., driver.ABJob], tmp_path: Path
+) -> None:
+    asked = job("latency_us=300", "latency_us=300", budget_s=0.01, resume=True)
+    header = replace(asked.sides[0].header, seed=asked.seed)
+    with (
+        Writer(tmp_path / "ab/baseline", header),
+        pytest.raises(RecordError, match="another gpubench is writing"),
+    ):
+        driver.run(asked, Watch())
+    watch = Watch()
+    files = driver.run(asked, watch)
+    assert [len(f.records) for f in files] == [1, 1]
+    assert watch.lines[0].endswith("nothing is stored there yet, so this is its beginning")
+    (tmp_path / "ab/candidate/records.jsonl").unlink()  # what was measured is not thrown away
+    with pytest.raises(RecordError, match=r"candidate.*there is no A/B to go on with"):
+        driver.run(asked, Watch())
+    assert (tmp_path / "ab/baseline/records.jsonl").exists()
+
+
 def wrapper(path: Path, omp_dynamic: str) -> Path:
     """An interpreter with the fake backends and a variable of its own."""
     path.write_text(

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from gpubench import __version__, plugins
 from gpubench.errors import InputError
+from gpubench.run import api
 from gpubench.run.ab import interpreters
 
 UV = f"""#!/bin/sh
@@ -188,11 +189,11 @@ def test_a_half_made_environment_is_made_again(repository: Path, tmp_path: Path)
     assert len(calls(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("reference", ["nowhere", "--all", "one; touch x", ""])
+@pytest.mark.parametrize("reference", ["nowhere", "--all", "one; touch x", "", "^one", "one..two"])
 def test_an_unknown_reference_is_bad_input(
     repository: Path, tmp_path: Path, reference: str
 ) -> None:
-    with pytest.raises(InputError, match="git knows no such commit: git rev-parse"):
+    with pytest.raises(InputError, match=f"'{re.escape(reference)}': git knows no such commit"):
         interpreters.of_reference("--baseline-ref", reference, tmp_path / "cache")
 
 
@@ -209,8 +210,16 @@ def test_a_commit_without_a_project_is_bad_input(repository: Path, tmp_path: Pat
     (repository / "app" / "x").write_text("")
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "three")
-    with pytest.raises(InputError, match=r"no pyproject\.toml at that commit"):
+    remedy = r"no app/pyproject\.toml at that commit.*; name one that is there: --baseline-python"
+    with pytest.raises(InputError, match=remedy):
         interpreters.of_reference("--baseline-ref", "HEAD", tmp_path / "cache")
+    with pytest.raises(InputError, match=r"would make the environment$"):  # it has no such option
+        interpreters.of_reference("--good", "HEAD", tmp_path / "cache")
+    python = Path(sys.executable)
+    made = interpreters.of_reference("--baseline-ref", "HEAD", tmp_path / "cache", python)
+    assert (made.python, (made.project / "x").exists()) == (python, True)
+    assert api._version("--baseline", python, "HEAD", tmp_path / "cache") == (None, made)
+    assert calls(tmp_path) == []
 
 
 def test_what_uv_says_is_passed_on_and_kept(repository: Path, tmp_path: Path) -> None:

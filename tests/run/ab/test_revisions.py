@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from gpubench.analysis.compare.compare import compare
 from gpubench.errors import InputError, SuiteError
+from gpubench.records.reader import read
+from gpubench.records.record import Record
 from gpubench.run.ab import arms, driver, interpreters, revisions
 from gpubench.run.ab import setup as ab_setup
+from gpubench.suite import gate
 from gpubench.suite.types import Rule
 from tests.conftest import WITHOUT_PAGE
 from tests.run.ab.test_driver import Watch, wrapper
@@ -179,13 +183,67 @@ def test_what_git_does_not_track_is_the_same_in_both_arms(project: Project) -> N
         f"{project.top}/app/suites/../data"
     }
     assert job.notes[1:] == (
-        f"the same in both arms, ignored by git: {project.top}/app/suites/../data",
+        f"the same in both arms, ignored by git: {project.top}/app/data",
         f"the same in both arms, outside of the repository: {outside}",
         "the working tree has changes that are not committed: measured as it is",
     )
     assert job.notes[0].startswith("gate.toml of the working tree is measured, and differs from "
                                    "that of base (")  # fmt: skip
     assert job.notes[0].endswith('): workload.images = "../data", there "synthetic"')
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "ignored", "new"])
+def test_what_a_link_leads_to_outside_is_the_same_in_both_arms(project: Project, kind: str) -> None:
+    """As a folder of pictures on another disk. Until now a relative one led nowhere in the commit's
+    tree, and of an ignored one git does not say so."""
+    outside = project.top.parent / "disk"
+    outside.mkdir()
+    (project.top / "app/models/net.onnx").rename(outside / "net.onnx")
+    link = project.top / "app/models/far"
+    link.symlink_to(outside if kind == "absolute" else "../../../disk")
+    project.write("suites/gate.toml", SUITE.replace("net.onnx", "far/net.onnx"))
+    if kind == "ignored":
+        project.write(".gitignore", "far\n")
+    if kind != "new":
+        project.commit("linked")
+    job = project.ab("base" if kind == "new" else "linked")
+    assert not job.sides[0].plan.skips
+    assert {Path(file).resolve() for file in models(job)} == {outside / "net.onnx"}
+    told = f"the same in both arms, outside of the repository: {outside}/net.onnx"
+    assert [note for note in job.notes if "the same" in note] == [told]
+
+
+def test_a_tracked_link_to_what_git_ignores_leads_there(project: Project) -> None:
+    project.write(".gitignore", "built/\n")
+    (project.top / "app/models/net.onnx").unlink()
+    (project.top / "app/models/net.onnx").symlink_to("../built/net.onnx")
+    project.commit("linked")
+    with pytest.raises(SuiteError, match="a link to a file that is not there"):
+        project.ab("linked")
+    project.model(busy_us=1, name="built/net.onnx")
+    job = project.ab("linked")
+    assert {Path(file).resolve() for file in models(job)} == {project.top / "app/built/net.onnx"}
+    assert "ignored by git" in "".join(job.notes)
+
+
+def test_a_folder_of_which_git_ignores_the_pictures_is_the_same_in_both_arms(
+    project: Project,
+) -> None:
+    project.write("pictures/.gitkeep", "")
+    project.write(".gitignore", "*.png\n")
+    project.commit("kept")
+    project.write("pictures/a.png", "")
+    folders = [
+        s.header.planned[0].images for s in project.ab("kept", chosen={"images": "pictures"}).sides
+    ]
+    assert folders == [f"{project.top}/app/pictures"] * 2
+    project.write("pictures/labels.csv", "a.png,1")
+    project.commit("labelled")  # what the commits track is each one's own
+    old, new = (
+        s.header.planned[0].images for s in project.ab("kept", chosen={"images": "pictures"}).sides
+    )
+    assert Path(old).is_relative_to(project.cache)
+    assert new == f"{project.top}/app/pictures"
 
 
 def test_a_file_that_one_commit_lacks_is_missing_there(project: Project) -> None:
@@ -246,8 +304,14 @@ def test_what_git_lfs_keeps_is_fetched_or_named(
             r"the first 'app/models/net.onnx': git lfs is not installed")  # fmt: skip
     with pytest.raises(SuiteError, match=told):
         project.ab("large")
-    pull = f"cp {project.network} app/models/net.onnx"
-    (tools / "git-lfs").write_text(f"#!/bin/sh\n[ $1 != pull ] || {pull}\n")
+    # With the credentials of the user's clone, as actions/checkout has them: for its place alone.
+    (tmp_path / "token").write_text('[http "https://host/"]\nextraheader = AUTHORIZATION: x\n')
+    git(project.top, "config", f"includeIf.gitdir:{project.top}/.git.path", f"{tmp_path}/token")
+    git(project.top, "config", "remote.origin.url", "https://host/birds")
+    needs = '[ "$(git config http.https://host/.extraheader) $(git config remote.origin.url)" = '
+    needs += "'AUTHORIZATION: x https://host/birds' ]"
+    pull = f"{needs} && cp {project.network} app/models/net.onnx"
+    (tools / "git-lfs").write_text(f"#!/bin/sh\n[ $1 != pull ] || {{ {pull}; }}\n")
     assert Path(models(project.ab("large"))[0]).read_bytes() == project.network.read_bytes()
     assert (project.top / "app/models/net.onnx").read_bytes() == own
 
@@ -271,6 +335,10 @@ def test_submodules_come_from_the_users_clone(project: Project, tmp_path: Path) 
     assert (made.project / "lib/net.py").read_text() == "one"
     assert (inner / "net.py").read_text() == "two"
     assert made.notes == ()
+    half = made.project / "lib"  # as a killed start leaves it
+    (half / ".git/gpubench-made").unlink()
+    (half / "net.py").unlink()
+    assert (project.revision("old").project / "lib/net.py").read_text() == "one"
     assert git(project.top, "status", "--porcelain") == ""
     (lib / "net.py").write_text("three")
     git(lib, "commit", "-qam", "three")
@@ -384,21 +452,47 @@ def test_a_killed_start_leaves_nothing_in_the_users_repository(
     assert git(project.top, "worktree", "list").count("\n") == 0
 
 
-def layers(count: int) -> onnx.ModelProto:
-    """As many products of 256 x 256, one after the other; then 10 classes."""
+def test_one_killed_while_measuring_is_gone_on_with(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is left in the repository, and nothing measured is lost."""
+
+    class Killed(Watch):
+        def recorded(self, record: Record, arm: str = "") -> None:
+            super().recorded(record, arm)
+            if len(self.records) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    project.model(busy_us=300, name="models/other.onnx")
+    project.commit()
+    state = git(project.top, "for-each-ref"), git(project.top, "status", "--porcelain")
+    if not (child := os.fork()):
+        driver.run(replace(project.ab(), budget_s=60.0), Killed())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    before = [read(project.top.parent / "out" / arm).records for arm in ("baseline", "candidate")]
+    assert sorted(map(len, before)) == [1, 2]
+    files = driver.run(project.ab(resume=True), Watch())
+    for file, records in zip(files, before, strict=True):
+        assert file.records[0] == records[0]
+    assert (git(project.top, "for-each-ref"), git(project.top, "status", "--porcelain")) == state
+    assert git(project.top, "worktree", "list").count("\n") == 0
+
+
+def layers(count: int, classes: int = 10) -> onnx.ModelProto:
+    """As many products of 256 x 256, one after the other; then the classes."""
     make = onnx.helper.make_node
     draw = np.random.default_rng(0).standard_normal
     square = draw((256, 256)).astype(np.float32) / 16
     nodes = [make("Flatten", ["images"], ["x0"])]
     weights = {"first": draw((768, 256)).astype(np.float32), "square": square,
-               "last": draw((256, 10)).astype(np.float32)}  # fmt: skip
+               "last": draw((256, classes)).astype(np.float32)}  # fmt: skip
     names = ["first", *["square"] * count, "last"]
     nodes += [make("MatMul", [f"x{n}", name], [f"x{n + 1}"]) for n, name in enumerate(names)]
     kind = onnx.TensorProto.FLOAT
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         nodes, "layers", [value("images", kind, ["n", 3, 16, 16])],
-        [value(f"x{len(names)}", kind, ["n", 10])],
+        [value(f"x{len(names)}", kind, ["n", classes])],
         [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
     )  # fmt: skip
     opsets = [onnx.helper.make_opsetid("", 17)]
@@ -423,6 +517,26 @@ def test_networks_are_checked_each_against_its_own_reference(
     assert len({r.contents["model"] for r in records}) == 2
     [row] = compare(*files)
     assert row.label.endswith(f"(model {tmp_path}/a.onnx -> {tmp_path}/b.onnx)")
+
+
+def test_another_number_of_classes_is_compared_by_speed_alone(
+    project: Project, tmp_path: Path
+) -> None:
+    onnx.save(layers(1), project.top / "app/models/net.onnx")
+    project.commit("ten")
+    onnx.save(layers(1, classes=7), project.top / "app/models/net.onnx")
+    job = project.ab("ten", chosen={"backend": ["onnxruntime"]})
+    rule = gate.rule({}, ["agreement"])
+    sides = [replace(s, header=replace(s.header, pairing=replace(s.header.pairing, rule=rule)))
+             for s in job.sides if s.header.pairing]  # fmt: skip
+    watch = Watch()
+    rows = compare(*driver.run(replace(job, sides=(sides[0], sides[1]), rule=rule), watch))
+    assert [(r.judged, r.verdict, r.code) for r in rows] == [
+        ("speed", "INCONCLUSIVE", "few-pairs"), ("agreement", "INCOMPARABLE", "other-pictures"),
+    ]  # fmt: skip
+    assert rows[0].ratio
+    told = "10 classes in the baseline, 7 here: speed is compared, answers cannot be"
+    assert watch.lines.count(told) == 1
 
 
 CODE = """
