@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gpubench.cache import Cache
 from gpubench.errors import ChangedError, InputError, Unsupported
 from gpubench.suite import types
 from gpubench.suite.types import Policy, Preprocess, Workload
 from gpubench.workload import reference
+from gpubench.workload.data import preprocess
 from gpubench.workload.models import builder, inspection, registry
 from gpubench.workload.models.base import Model
+from gpubench.workload.models.sources.timm import Timm
 
 SMALL = Preprocess(size=(32,))
 HEAD = """
@@ -468,6 +471,53 @@ def test_names_that_no_source_has() -> None:
     for name, near in (("resnet500", "resnet50"), ("vit_tiny", "vit_tiny_patch16_224")):
         with pytest.raises(InputError, match=f"did you mean 'timm/{near}'"):
             builder.build(f"timm/{name}", 10, {})
+
+
+def timm_with(**said: Any) -> Any:
+    """A network of timm whose pictures are fitted so."""
+    import timm
+
+    said = {"input_size": (3, 56, 56)} | said
+    return timm.create_model("test_resnet", pretrained_cfg_overlay=said)
+
+
+OBLONG = (3, 40, 56)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"crop_mode": "center", "crop_pct": 0.9},
+        {"crop_mode": "center", "crop_pct": 1.15},
+        {"crop_mode": "squash", "crop_pct": 1.0},
+        {"crop_mode": "squash", "crop_pct": 0.9},
+        {"crop_mode": "squash", "crop_pct": 0.9, "input_size": OBLONG},
+    ],
+    ids=str,
+)
+def test_pictures_are_fitted_as_timm_does(said: dict[str, Any]) -> None:
+    import timm
+    from PIL import Image
+
+    module = timm_with(**said)
+    spec = Timm().spec(Workload(model="timm/test_resnet", weights="DEFAULT"), module)
+    theirs = timm.data.create_transform(**timm.data.resolve_model_data_config(module))
+    for shape in ((61, 90), (90, 61), (70, 70)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        right = theirs(Image.fromarray(pixels)).numpy()
+        np.testing.assert_allclose(preprocess.apply(spec, pixels), right, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"), [("border", (3, 56, 56)), ("border", OBLONG), ("center", OBLONG)]
+)
+def test_where_it_cannot_be_so_it_is_refused(mode: str, size: tuple[int, int, int]) -> None:
+    module, work = timm_with(crop_mode=mode, input_size=size), Workload(model="timm/test_resnet")
+    trained = replace(work, weights="DEFAULT")
+    with pytest.raises(InputError, match=f"fits pictures .* in crop_mode '{mode}', .* crop = fals"):
+        Timm().spec(trained, module)
+    for other in (work, replace(trained, preprocess=Preprocess(crop=False))):
+        assert Timm().spec(other, module).size == size[1:]
 
 
 def test_timm_says_how_pictures_become_its_input(cache: Cache) -> None:
