@@ -140,18 +140,38 @@ def test_a_file_of_a_package_is_imported_as_part_of_it(tmp_path: Path, cache: Ca
 
 
 @pytest.mark.parametrize(
-    ("answer", "wanted"),
+    ("answer", "wanted", "note"),
     [
-        ("{'features': x, 'logits': y}", ""),
-        ("(y, x)", ""),
-        ("{'a': y, 'b': 2 * y}", "a"),
-        ("y[:, :, None, None]", ""),
+        ("{'features': x, 'logits': y}", "", "'logits' is taken, and 'features' not"),
+        ("(y, x)", "", "0 is taken, and 1 not"),
+        ("{'a': y, 'b': 2 * y}", "a", "'a' is taken, and 'b' not"),
+        ("y[:, :, None, None]", "", "is flattened"),
+        ("(y,)", "", ""),
+        ("[y]", "0", ""),
+        ("{'scores': y}", "scores", ""),
+        ("Named(x, y)", "", "'scores' is taken, and 'features' not"),
+        ("Named(2 * y, y)", "scores", "'scores' is taken, and 'features' not"),
+        ("Held(y)", "", ""),
+        ("Held(y, 2 * y)", "logits", "'logits' is taken, and 'other' not"),
+        ("ImageClassifierOutput(logits=y)", "logits", ""),
     ],
 )
 def test_answers_are_taken_out_of_whatever_holds_them(
-    own: Callable[..., Model], answer: str, wanted: str
+    own: Callable[..., Model], answer: str, wanted: str, note: str
 ) -> None:
     code = f"""
+import typing, dataclasses
+from transformers.modeling_outputs import ImageClassifierOutput
+
+class Named(typing.NamedTuple):
+    features: object
+    scores: object
+
+@dataclasses.dataclass
+class Held:
+    logits: object
+    other: object = None
+
 class build(Around):
     def forward(self, x):
         y = self.inner(x)
@@ -162,7 +182,8 @@ class build(Around):
     images = np.ones((2, 3, 32, 32), np.float32)
     plain = own("build = small").answers(images)
     np.testing.assert_allclose(model.answers(images), plain, rtol=1e-5)
-    assert model.notes
+    assert bool(model.notes) is bool(note)
+    assert note in " ".join(model.notes)
 
 
 def forward(body: str, signature: str = "self, x") -> str:
@@ -186,6 +207,8 @@ BAD = {
               r"Found no NVIDIA driver \(.*own.*\); build it on the CPU"),
     "no classifier": (forward("return x"), "build", r"no image classifier: for 2 pictures "
                       r"\(3, 32, 32\) it answers \(2, 3, 32, 32\) float32, not \(2, classes\)"),
+    "yes or no": (forward("return self.inner(x)[:, :1]"), "build",
+                  r"it answers \(2, 1\) float32, not \(2, classes\); of one logit"),
     "no tensor": (forward("return 'cat'"), "build", "it answers str, not"),
     "several outputs": (forward("y = self.inner(x)\n        return {'a': y, 'b': y}"), "build",
                         r"'a' \(2, 12\) float32, 'b' .*\[workload\] output = \"a\""),
@@ -401,7 +424,7 @@ def exported(file: Path, shape: tuple[int, ...], module: Any = None, fixed: bool
 def test_a_program_of_torch_export_is_a_network(tmp_path: Path, cache: Cache, fixed: bool) -> None:
     file = exported(tmp_path / "x.pt2", (1, 16, 24), fixed=fixed)
     work = Workload(model=str(file), weights="file")
-    assert registry.seen(work) is None
+    assert registry.seen(work) == registry.Look("", 2 if fixed else 0, "float32")
     model = registry.resolve(work, cache)
     assert (model.input_shape, model.num_classes) == ((1, 16, 24), 5)
     assert (model.spec.channels, model.fixed_batch) == ("grey", 2 if fixed else None)
