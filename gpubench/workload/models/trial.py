@@ -42,9 +42,10 @@ class Answers(nn.Module):  # type: ignore[misc]
 
     def forward(self, images: Tensor) -> Tensor:
         found, key = self.network(images), self.output
-        if key is not None:
-            inside = isinstance(key, int) or isinstance(found, Mapping)
-            found = found[key] if inside else getattr(found, key)
+        if isinstance(key, str) and not isinstance(found, Mapping):
+            found = getattr(found, key)
+        elif key is not None:
+            found = found[key]
         answers: Tensor = found.flatten(1)
         return answers
 
