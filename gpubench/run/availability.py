@@ -91,7 +91,7 @@ def _unsupported(cell: Cell, backend: Backend) -> str | None:
             return reason
         if reason := given_input.refusal(cell.model, network.dtype, cell.input):
             return reason
-        own = network.precision  # of fp32, others are made
+        own = network.precision or cell.precision  # of fp32, others are made
         made = backend.casts_onnx or cell.precision in ("tf32", "amp", "int8")
         asked = own if own == "fp32" and made and not network.backend else cell.precision
         if reason := refusal(cell.model, own, network.batch, asked, cell.batch_size):

@@ -21,7 +21,7 @@ from gpubench.run.agent import messages
 from gpubench.run.agent.client import AgentClient
 from gpubench.run.results import Shown
 from gpubench.suite.grid import combinations
-from gpubench.suite.types import Precision, told
+from gpubench.suite.types import Precision, Suite, told
 from gpubench.workload.models import registry
 from gpubench.workload.models.inspection import Inspection
 
@@ -92,13 +92,16 @@ class Inspected(Shown, Struct, frozen=True):
         return [Text(line) for line in lines]
 
 
-def inspect(chosen: Mapping[str, Any], cache_dir: Path | None) -> Inspected:
-    """``chosen``: as `Draft.suite`. Raises InputError for what is no classifier of pictures."""
-    suite = setup.of_words(chosen)
+def network(suite: Suite, cache_dir: Path | None) -> Inspection:
+    """What a process of its own finds out.
+
+    Raises InputError for what is no classifier of pictures.
+    """
     work = suite.workload
     registry.seen(work)
     with tempfile.TemporaryDirectory(prefix="gpubench-inspect-") as folder:
-        modules = ["torch", *registry.of(work.model).preload]
+        source = registry.of(work.model)
+        modules = [*(["torch"] if source.onnx_with else []), *source.preload]
         with AgentClient(modules, Cache(cache_dir).root, Path(folder, "agent.log")) as agent:
             agent.start()
             reply = agent.ask(messages.Inspect(work, suite.policy.prepare_timeout_s))
@@ -108,9 +111,16 @@ def inspect(chosen: Mapping[str, Any], cache_dir: Path | None) -> Inspected:
             raise InputError(told(f"model {work.model!r} ends the process that tries it: {words}"))
         raise (InputError if reply.kind == InputError.kind else GpubenchError)(words)
     assert isinstance(reply, messages.Inspected)  # noqa: S101 - for mypy
+    return reply.network
+
+
+def inspect(chosen: Mapping[str, Any], cache_dir: Path | None) -> Inspected:
+    """``chosen``: as `Draft.suite`. Raises InputError for what is no classifier of pictures."""
+    suite = setup.of_words(chosen)
+    work, found = suite.workload, network(suite, cache_dir)
     device = availability.device_of(suite, len(visible_gpus()))
     cell = next(combinations(suite, device, 1))
-    size = reply.network.batch or 1
+    size = found.batch or 1
     takers = []
     for name in base.names():
         backend = base.get(name)
@@ -129,5 +139,5 @@ def inspect(chosen: Mapping[str, Any], cache_dir: Path | None) -> Inspected:
                 reason.reason if isinstance(reason, availability.Lack) else (reason or "")
             )
         good = [precision for precision, reason in said.items() if not reason]
-        takers.append(Taker(name, good, "" if good else said[reply.network.precision]))
-    return Inspected(work.model, work.weights, reply.network, device, takers)
+        takers.append(Taker(name, good, "" if good else said[found.precision]))
+    return Inspected(work.model, work.weights, found, device, takers)

@@ -16,7 +16,7 @@ from gpubench.errors import CalibrationError, InputError
 from gpubench.machine.cores import usable_cores
 from gpubench.machine.gpu import visible_gpus
 from gpubench.machine.telemetry.energy import Board, Rapl
-from gpubench.run import availability, record_builder, setup
+from gpubench.run import availability, inspect, record_builder, setup
 from gpubench.run import plan as planning
 from gpubench.run.ab import arms
 from gpubench.run.tune import space
@@ -73,8 +73,9 @@ def job(
         raise InputError("--device cuda: no NVIDIA GPU is visible; see `nvidia-smi`, or use cpu")
     _check_energy(goal, device)
     own = registry.seen(plain.workload)  # what a file fixes
-    if own and own.batch and not chosen.get("batch_size"):
-        chosen = {**chosen, "batch_size": [own.batch]}
+    if own and not chosen.get("batch_size"):
+        batch = inspect.network(plain, cache_dir).batch if own.literal else own.batch
+        chosen = {**chosen, "batch_size": [batch] if batch else None}
     asked = space.default(
         catalog, plain.workload, device=device, cores=len(cores), gpus=gpus, goal=goal,
         boundary=plain.axes.boundary[0], decoder=plain.axes.decoder[0],
@@ -82,7 +83,7 @@ def job(
     asked = space.chosen(asked, {key: chosen.get(key) for key in AXES})
     asked = replace(asked, backends=_here(asked.backends, chosen.get("backend") or ()))
     asked = space.trying(asked, catalog, chosen.get("option") or ())
-    words = {"precision": own.precision} if own else {}
+    words = {"precision": own.precision} if own and own.precision else {}
     words |= {"backend": own.backend} if own and own.backend else {}
     words |= arms.parse("--baseline", baseline, same=()).values if baseline else {}
     today = space.baseline(words, asked, catalog)

@@ -32,8 +32,9 @@ class Spec(Struct, frozen=True, kw_only=True):
 
     size: tuple[int, int]
     """Height and width of the network's input, pixels."""
-    resize: int | None
-    """The shorter side before the crop, pixels; None: each side straight to ``size``, no crop."""
+    resize: int | tuple[int, int] | None
+    """The shorter side before the crop, pixels; or height and width, to which pictures are
+    stretched; None: straight to ``size``, no crop."""
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Of each channel in the network's order, after ``range``; ImageNet's by default."""
@@ -58,7 +59,8 @@ class Spec(Struct, frozen=True, kw_only=True):
         if not (count == len(self.std) == self.depth):
             raise ValueError(f"{count} means, {len(self.std)} stds: {self.channels} needs as many")
         numbers = (*self.mean, *self.std, *self.range)
-        least = min(*self.size, self.size[0] if self.resize is None else self.resize, *self.std)
+        before = (self.resize,) if isinstance(self.resize, int) else self.resize or self.size
+        least = min(*self.size, *before, *self.std)
         if least <= 0 or low >= high or not all(map(math.isfinite, numbers)):
             raise ValueError("size, resize and std are above 0, and range goes upwards")
         if self.dtype == "uint8" and (*self.mean, *self.std, *self.range) != (
@@ -147,10 +149,17 @@ def override(spec: Spec, said: Preprocess | None, network: str, *, fixed: bool) 
     if size != spec.size:
         if fixed:
             raise wrong("size", f"{_size(spec.size)} only")
-        in_proportion = resize and size[0] == size[1]
-        resize = round(size[0] * (resize or 0) / spec.size[0]) if in_proportion else None
+        if isinstance(resize, tuple):
+            high, wide = (round(n * s / o) for n, s, o in zip(size, resize, spec.size, strict=True))
+            resize = high, wide
+        else:
+            in_proportion = resize and size[0] == size[1]
+            resize = round(size[0] * (resize or 0) / spec.size[0]) if in_proportion else None
+    if said.crop and not resize and not said.resize and size[0] != size[1]:
+        raise wrong("crop", f"{_size(size)}, which is not square: say resize, the shorter side of "
+                    "pictures before it")  # fmt: skip
     if said.crop is not None:
-        resize = (resize or min(size)) if said.crop else None
+        resize = (resize or size[0]) if said.crop else None
     if said.resize and said.resize < min(size):
         raise wrong("resize", f"{_size(size)}, and the crop would have black borders")
     changes: dict[str, Any] = {"size": size, "resize": said.resize or resize}
@@ -180,7 +189,11 @@ def override(spec: Spec, said: Preprocess | None, network: str, *, fixed: bool) 
 
 def words(spec: Spec) -> str:
     """All of it on one line, with who says so: '224x224, resize 256, bilinear, ...'."""
-    parts = [_size(spec.size), f"resize {spec.resize}" if spec.resize else "no crop"]
+    before = (spec.resize,) * 2 if isinstance(spec.resize, int) else spec.resize or spec.size
+    told = str(spec.resize) if isinstance(spec.resize, int) else f"{_size(before)}, stretched"
+    parts = [_size(spec.size), f"resize {told}" if spec.resize else "no crop"]
+    if any(side < own for side, own in zip(before, spec.size, strict=True)):
+        parts += ["black where that is smaller"]
     parts += [spec.interpolation]
     if (spec.mean, spec.std, spec.channels) == (IMAGENET_MEAN, IMAGENET_STD, "rgb"):
         parts += ["ImageNet's mean and std"]
@@ -210,10 +223,11 @@ def geometry(spec: Spec, width: int, height: int) -> tuple[int, int, int, int]:
     ``left`` and ``top`` are negative where the crop is larger.
     """
     needed_high, needed_wide = spec.size
-    if spec.resize is None:
-        return needed_wide, needed_high, 0, 0
-    short = min(width, height)
-    wide, high = int(spec.resize * width / short), int(spec.resize * height / short)
+    if isinstance(spec.resize, int):
+        short = min(width, height)
+        wide, high = int(spec.resize * width / short), int(spec.resize * height / short)
+    else:
+        high, wide = spec.resize or spec.size
     return wide, high, round((wide - needed_wide) / 2.0), round((high - needed_high) / 2.0)
 
 

@@ -33,7 +33,7 @@ HERE = "as its weights were made here"
 STATE_DICT = "assumed: a state dict does not say"
 DIGITS = 10
 """Classes of weights ``probe``."""
-FORMAT = 6
+FORMAT = 7
 """Raised whenever `make` would make something else of the same recipe."""
 _STATE, CARD = "state.pt", "model.json"
 _DENSE = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")

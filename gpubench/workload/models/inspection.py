@@ -49,7 +49,7 @@ def inspect(workload: Workload, cache: Cache) -> Inspection:
     """Slow and heavy, for a worker. Raises InputError for what is no classifier of pictures."""
     import numpy as np
 
-    from gpubench.workload.models import flops, trial
+    from gpubench.workload.models import flops
     from gpubench.workload.models.registry import resolve
 
     model = resolve(workload, cache)
@@ -70,6 +70,8 @@ def inspect(workload: Workload, cache: Cache) -> Inspection:
         kind, opset = "ONNX", next(o.version for o in file.opset_import if not o.domain)
         parameters = sum(math.prod(tensor.dims) for tensor in file.graph.initializer)
     else:
+        from gpubench.workload.models import trial
+
         module = model.module()
         module = module.network if isinstance(module, trial.Answers) else module
         kind = type(module).__name__

@@ -212,7 +212,7 @@ def literal_batches(graph: GraphProto) -> list[int]:
     shapes = {n.input[1] for n in graph.node if n.op_type == "Reshape" and len(n.input) > 1}
     made = [(n.output[0], a) for n in graph.node if n.op_type == "Constant" for a in n.attribute]
     named = [(tensor.name, tensor) for tensor in graph.initializer]
-    found = {1, *(a.ints[0] for name, a in made if name in shapes and a.ints)}
+    found = {a.ints[0] for name, a in made if name in shapes and a.ints}
     for name, tensor in (*named, *((name, a.t) for name, a in made)):
         inside = tensor.data_location != tensor.EXTERNAL and tensor.data_type == _INT64
         if name in shapes and inside and tensor.dims:

@@ -29,6 +29,7 @@ from gpubench.workload.models import onnx_graph, outputs, preprocessor_config
 from gpubench.workload.models.base import MOST_CLASSES, Model, told_by
 from gpubench.workload.models.onnx_export import FILE, TYPES
 from gpubench.workload.models.onnx_external_data import external
+from gpubench.workload.models.registry import Look
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,10 +126,8 @@ class OnnxModel(Model):
     def module(self) -> NoReturn:
         self.state()
 
-    def look(self) -> tuple[str, int, str]:
-        """Its precision, batch size (0: any) and `Spec.dtype` as its graph has them.
-
-        Nothing is run or written.
+    def look(self) -> Look:
+        """What its graph says; nothing is run or written.
 
         Raises InputError for a file that is no classifier of images, or that cannot be run.
         """
@@ -142,7 +141,8 @@ class OnnxModel(Model):
                 "is bf16, which ONNX Runtime on the CPU, which makes the reference, cannot run: "
                 "give an fp32 or fp16 file, or a torchvision network with precision = 'bf16'"
             )
-        return self.precision, self._input.batch, self.spec.dtype
+        literal = not self._input.batch and bool(onnx_graph.literal_batches(self._model.graph))
+        return Look(self.precision, self._input.batch, self.spec.dtype, literal=literal)
 
     def onnx(self, precision: str, batch: int | None = None) -> Path:
         own = self.precision
@@ -278,7 +278,7 @@ class OnnxModel(Model):
         import numpy as np
 
         given = self._input
-        literal = onnx_graph.literal_batches(self._model.graph)
+        literal = sorted({1, *onnx_graph.literal_batches(self._model.graph)})
         run = self._runner(file, optimised=False)
         any_size = next(size for size in count(2) if size not in literal)
         refused, first = "", None

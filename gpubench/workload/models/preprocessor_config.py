@@ -68,7 +68,7 @@ def of(data: bytes, spec: Spec, who: str, *, fixed: bool = False) -> Spec:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"not understood ({error})") from error
     size, resize = _geometry(config)
-    if max(*size, resize or 0) > MOST_SIDE:
+    if max(*size, *(resize if isinstance(resize, tuple) else (resize or 0,))) > MOST_SIDE:
         raise ValueError(f"says more than {MOST_SIDE:,} pixels")
     if fixed and size != spec.size:
         said, own = ("x".join(map(str, each)) for each in (size, spec.size))
@@ -83,7 +83,7 @@ def of(data: bytes, spec: Spec, who: str, *, fixed: bool = False) -> Spec:
     return replace(spec, **changes, assumed=False)
 
 
-def _geometry(config: _Config) -> tuple[tuple[int, int], int | None]:
+def _geometry(config: _Config) -> tuple[tuple[int, int], int | tuple[int, int] | None]:
     """`Spec.size` and `Spec.resize`."""
     size, crop = (
         _Size(shortest_edge=each) if isinstance(each, int) else each or _Size()
@@ -103,7 +103,9 @@ def _geometry(config: _Config) -> tuple[tuple[int, int], int | None]:
     if isinstance(config.size, _Size) and side:
         raise ValueError("has no crop_size: pictures would become as wide as they are")
     if config.do_center_crop and inner != outer:
-        raise ValueError("crops what was stretched, which gpubench does not do")
+        if not all(inner):
+            raise ValueError("has do_center_crop and no crop_size")
+        return inner, outer
     return outer, None
 
 

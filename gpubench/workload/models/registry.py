@@ -31,6 +31,7 @@ class Look(Struct, frozen=True):
     """What a file says of its network."""
 
     precision: str
+    """'': whatever is asked for."""
     batch: int
     """0: any."""
     dtype: str
@@ -39,6 +40,8 @@ class Look(Struct, frozen=True):
     """The only one that runs it, as it is compiled; '': any."""
     device: str = ""
     """The only one, then."""
+    literal: bool = False
+    """Whether its graph may hold a batch size that its input does not say."""
 
     def refusal(self, cell: Cell) -> str | None:
         """Why a file that is compiled cannot be run as ``cell`` says, or None."""

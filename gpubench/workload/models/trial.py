@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Shape(Struct, frozen=True):
     """What `examine` found."""
 
     output: str | int | None
-    """Which of its outputs has the answers: a key or a position; None: there is one."""
+    """Which of its outputs has the answers: a key, a field or a position; None: there is one."""
     classes: int
     notes: list[str]
     flat: bool = True
@@ -37,9 +38,13 @@ class Answers(nn.Module):  # type: ignore[misc]
         self.network, self.output = network, output
 
     def forward(self, images: Tensor) -> Tensor:
-        found = self.network(images)
-        chosen: Tensor = found if self.output is None else found[self.output]
-        return chosen.flatten(1)
+        found, key = self.network(images), self.output
+        if isinstance(key, str) and not isinstance(found, Mapping):
+            found = getattr(found, key)
+        elif key is not None:
+            found = found[key]
+        answers: Tensor = found.flatten(1)
+        return answers
 
 
 class Normalised(nn.Module):  # type: ignore[misc]
@@ -82,16 +87,19 @@ def examine(module: nn.Module, spec: Spec, name: str, wanted: str = "", fixed: i
         found = _forward(module, images, name)
     each = _tensors(found)
     if wanted and wanted not in map(str, each):
-        known = ", ".join(map(repr, map(str, each))) if len(each) > 1 else "one output only"
+        known = ", ".join(repr(str(key)) for key in each if key is not None)
+        known = known or "one output, which has no name"
         raise InputError(f"model {name!r} has no output {wanted!r} (workload.output), but {known}")
     fitting = [key for key, out in each.items() if _fits(out, batch)]
     chosen = [key for key in each if str(key) == wanted] if wanted else fitting
     chosen = [key for key in chosen if key == "logits"] or chosen
     if not chosen or not _fits(each[chosen[0]], batch):
         shown = ", ".join(f"{key!r} " * (key is not None) + _told(o) for key, o in each.items())
+        one = any(out.shape.numel() == batch == len(out) for out in each.values() if out.ndim)
         raise InputError(
             f"model {name!r} is no image classifier: for {batch} pictures {spec.shape} it answers "
             f"{shown or type(found).__name__}, not ({batch}, classes)"
+            + ("; of one logit for yes or no let it answer with two, 0 and that" if one else "")
         )
     if len(chosen) > 1:
         shown = ", ".join(f"{key!r} {_told(each[key])}" for key in chosen)
@@ -188,12 +196,18 @@ def _forward(module: nn.Module, images: Tensor, name: str) -> Any:
 
 
 def _tensors(found: Any) -> dict[str | int | None, Tensor]:
-    """By key or position; None: all that there is."""
+    """By key, name of a field, or position; None: all that there is."""
     if isinstance(found, Tensor):
         return {None: found}
-    several = dict(enumerate(found)) if isinstance(found, tuple | list) else found
-    pairs = several.items() if isinstance(several, Mapping) else ()
-    return {key: value for key, value in pairs if isinstance(value, Tensor)}
+    if hasattr(found, "_asdict"):  # a named tuple
+        several = found._asdict()
+    elif isinstance(found, tuple | list):
+        several = dict(enumerate(found))
+    elif is_dataclass(found) and not isinstance(found, Mapping):
+        several = {field.name: getattr(found, field.name) for field in fields(found)}
+    else:
+        several = found if isinstance(found, Mapping) else {}
+    return {key: value for key, value in several.items() if isinstance(value, Tensor)}
 
 
 def _fits(out: Tensor, batch: int) -> bool:

@@ -42,6 +42,8 @@ SPECS = [
     Spec(size=(224, 224), resize=232, interpolation="bicubic"),
     Spec(size=(299, 299), resize=342),
     Spec(size=(96, 96), resize=80),
+    Spec(size=(48, 96), resize=64),
+    Spec(size=(64, 48), resize=(72, 60)),
     Spec(size=(97, 97), resize=80),
     Spec(size=(28, 28), resize=32, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3)),
     Spec(size=(64, 64), resize=64, interpolation="lanczos"),

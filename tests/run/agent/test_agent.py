@@ -1,4 +1,4 @@
-"""The agent's teams, in this process and without workers."""
+"""The agent's teams, in this process and without workers; which GPU and cores a replica gets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 from selectors import EVENT_READ
 from typing import Any
 
@@ -17,10 +18,11 @@ from msgspec.structs import replace
 
 from gpubench.machine.telemetry.telemetry import Telemetry
 from gpubench.run.agent import agent, worker_group
+from gpubench.run.agent.agent import placed
 from gpubench.run.agent.messages import Begin, End, Failure, Measure, Request, Step, Waiting
 from gpubench.run.agent.worker_group import Team
 from gpubench.suite.types import Policy
-from tests.machine.test_topology import machine
+from tests.machine.test_topology import local, machine
 from tests.measure.virtual import make_cell
 
 
@@ -207,3 +209,53 @@ def test_a_turn_begins_when_the_rival_has_come_to_rest(monkeypatch: pytest.Monke
         assert isinstance(answers.handle(msgspec.json.encode(step)), Waiting)
     assert rested == [("warm", {7}), ("warm", set()), ("again", {7})]  # its own: to say how long
     own.end()
+
+
+# ---------------------------------------------------------- which GPU, and which cores
+
+
+def request(**changes: Any) -> Measure:
+    cell = make_cell(**{"device": "cuda", "cores": 0} | changes)
+    return Measure(cell, Policy(), "", "", [()] * cell.replicas)
+
+
+def test_replicas_are_pinned_next_to_their_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    _, gpus = machine()
+    root = local(tmp_path, **{"0a": "0-3,64-67", "0b": "4-7,68-71"})
+    made = placed(request(replicas=4, replicas_per_device=2), gpus, root)
+    assert made.uuids == ["GPU-a", "GPU-b"]
+    assert made.cores == [(0, 1, 2, 3)] * 2 + [(4, 5, 6, 7)] * 2
+    assert placed(request(), gpus, root).uuids == ["GPU-a"]
+
+
+@pytest.mark.parametrize("text", ["0-7", "64-71", "", None])
+def test_nothing_is_pinned_where_that_would_say_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    _, gpus = machine()
+    root = tmp_path if text is None else local(tmp_path, **{"0a": text})
+    assert placed(request(), gpus, root).cores == [()]
+
+
+def test_a_gpu_that_is_not_there_any_more_is_left_to_the_backend(tmp_path: Path) -> None:
+    made = placed(request(replicas=2), [], tmp_path)
+    assert (made.uuids, made.cores) == (["", ""], [(), ()])
+
+
+def test_a_gpu_whose_neighbour_fell_off_keeps_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    _, gpus = machine()
+    root = local(tmp_path, **{"0a": "0-3", "0b": "4-7"})
+    made = placed(request(replicas=2), gpus[1:], root)
+    assert (made.uuids, made.cores) == (["", "GPU-b"], [(), (4, 5, 6, 7)])
+
+
+def test_on_cpu_the_plan_decides(tmp_path: Path) -> None:
+    plain = Measure(make_cell(), Policy(), "", "", [(1,)])
+    assert placed(plain, [], tmp_path) is plain

@@ -19,7 +19,7 @@ from gpubench.run.tune import setup, space
 from gpubench.suite.goal import Goal, Metric
 from gpubench.suite.types import Policy
 from tests.analysis import searches
-from tests.backends.onnx_files import conv_net
+from tests.backends.onnx_files import colour_net, conv_net
 
 
 @pytest.fixture
@@ -72,15 +72,34 @@ def test_a_floor_that_no_answers_could_be_shown_to_keep(pictures: str, tmp_path:
     assert planning.undecidable(plan(pictures).suite, cache) == ""
 
 
-def test_what_a_file_fixes_is_todays_default_and_the_space(tmp_path: Path) -> None:
-    file = conv_net(tmp_path / "net.onnx", "fp16", batch=6)
+def fixed_in_fp16(folder: Path) -> tuple[Path, str, int]:
+    return conv_net(folder / "net.onnx", "fp16", batch=6), "fp16", 6
+
+
+def fixed_in_what_is_reshaped_to(folder: Path) -> tuple[Path, str, int]:
+    return colour_net(folder / "net.onnx", reshape=(4, 3)), "fp32", 4
+
+
+def fixed_program(folder: Path) -> tuple[Path, str, int]:
+    import torch
+    from torch import nn
+
+    module, file = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval(), folder / "net.pt2"
+    torch.export.save(torch.export.export(module, (torch.zeros(3, 3, 8, 8),)), file)
+    return file, "fp32", 3
+
+
+@pytest.mark.parametrize(
+    "made", [fixed_in_fp16, fixed_in_what_is_reshaped_to, fixed_program], ids=lambda f: f.__name__
+)
+def test_what_a_file_fixes_is_todays_default_and_the_space(tmp_path: Path, made: Any) -> None:
+    file, precision, batch = made(tmp_path)
     words = {"model": str(file), "images": "synthetic", "device": "cpu", "boundary": "transfer",
-             "backend": ["onnxruntime"], "replicas": [1]}  # fmt: skip
+             "backend": ["onnxruntime"], "replicas": [1], "precision": [precision],
+             "input": ["float32"]}  # fmt: skip
     job = setup.job(
-        words, Goal(Metric("throughput")), {}, budget_s=5, seed=0, baseline=[],
+        words, Goal(Metric("throughput")), {}, budget_s=5, seed=0, baseline=["backend=onnxruntime"],
         cache_dir=tmp_path / "cache", output=tmp_path / "out", resume=False,
     )  # fmt: skip
-    assert {(c.backend, c.precision, c.batch_size) for c in job.plan.planned} == {
-        ("onnxruntime", "fp16", 6)
-    }
+    assert {(c.precision, c.batch_size) for c in job.plan.planned} == {(precision, batch)}
     assert not job.plan.skips

@@ -49,6 +49,22 @@ def test_it_is_what_torchvision_does(
     np.testing.assert_allclose(found, theirs(Image.fromarray(pixels)).numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(32, 48), (48, 32)])
+@pytest.mark.parametrize("picture", [(40, 61), (61, 40), (50, 50)])
+@pytest.mark.parametrize("resize", [32, 40, 48, (40, 54), (30, 60)])
+def test_an_input_that_is_not_square_is_cut_as_torchvision_does(
+    size: tuple[int, int], picture: tuple[int, int], resize: int | tuple[int, int]
+) -> None:
+    from PIL import Image
+    from torchvision.transforms.v2 import CenterCrop, Resize
+
+    spec = Spec(size=size, resize=resize, layout="NHWC", dtype="uint8", mean=(0,) * 3, std=(1,) * 3,
+                range=(0, 255))  # fmt: skip
+    pixels = np.random.default_rng(0).integers(0, 256, (*picture, 3), dtype=np.uint8)
+    theirs = CenterCrop(size)(Resize(resize)(Image.fromarray(pixels)))
+    np.testing.assert_array_equal(apply(spec, pixels), np.asarray(theirs))
+
+
 def test_normalisation_is_per_channel() -> None:
     spec = Spec(size=(2, 2), resize=2, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 2.0))
     found = apply(spec, np.full((2, 2, 3), 255, np.uint8))
@@ -113,7 +129,7 @@ def test_what_contradicts_itself_is_no_spec(changes: dict[str, Any], words: str)
         Spec(**PLAIN | changes)
 
 
-FREE = assumed((224, 224))
+FREE, WIDE = assumed((224, 224)), assumed((64, 128))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +143,8 @@ FREE = assumed((224, 224))
         ({"size": (64, 128)}, {"size": (64, 128), "resize": None}, "64x128, no crop, "),
         ({"size": (64, 128), "resize": 130}, {"size": (64, 128), "resize": 130}, "64x128, resize "),
         ({"crop": False}, {"resize": None}, "224x224, no crop, "),
-        ({"size": (64, 128), "crop": True}, {"size": (64, 128), "resize": 64}, "resize 64, "),
+        ({"size": (64, 128), "crop": True, "resize": 64}, {"size": (64, 128), "resize": 64},
+         "64x128, resize 64, black where that is smaller, bilinear"),
         ({"crop": True}, {}, "resize 256, "),
         ({"mean": (0.5,)}, {"mean": (0.5,) * 3, "std": (1.0,) * 3}, "mean 0.5, std 1 (mean given"),
         ({"range": (-1, 1)}, {"mean": (0,) * 3, "std": (1,) * 3, "range": (-1, 1)},
@@ -154,6 +171,14 @@ def test_what_a_suite_says_replaces_what_is_assumed(
     assert told in words(found)
 
 
+def test_what_is_stretched_before_a_crop_is_so_at_another_size() -> None:
+    spec = msgspec.structs.replace(FREE, size=(80, 80), resize=(100, 120))
+    found = override(spec, Preprocess(size=(40, 120)), "it", fixed=False)
+    assert (found.size, found.resize) == ((40, 120), (50, 180))
+    assert words(found).startswith("40x120, resize 50x180, stretched, bilinear")
+    assert override(spec, Preprocess(crop=False), "it", fixed=True).resize is None
+
+
 GREY, BYTES = assumed((8, 8), "grey"), assumed((8, 8), layout="NHWC", dtype="uint8")
 
 
@@ -162,6 +187,7 @@ GREY, BYTES = assumed((8, 8), "grey"), assumed((8, 8), layout="NHWC", dtype="uin
     [
         (FREE, {"size": (64,)}, "size = 64: it takes 224x224 only"),
         (FREE, {"resize": 200}, "resize = 200: it takes 224x224, and the crop would have black"),
+        (WIDE, {"crop": True}, "crop = true: it takes 64x128, which is not square: say resize"),
         (FREE, {"layout": "NHWC"}, 'layout = "NHWC": it takes NCHW'),
         (FREE, {"channels": "grey"}, 'channels = "grey": it takes 3 channels'),
         (FREE, {"mean": (1, 2)}, "mean = [1, 2]: it takes 3 channels"),

@@ -40,6 +40,8 @@ def made(tmp_path: Path, config: Any, spec: Spec = FREE, *, fixed: bool = True) 
          {"resize": 232, "interpolation": "lanczos", "mean": (0.5,) * 3, "std": (0.5,) * 3}),
         ({"size": 256, "do_center_crop": True, "crop_size": 224, "do_normalize": False, **HALF},
          {"resize": 256, "mean": (0.0,) * 3, "std": (1.0,) * 3}),
+        (VIT | {"size": {"height": 240, "width": 256}, "do_center_crop": True, "crop_size": 224},
+         {"resize": (240, 256), "mean": (0.5,) * 3, "std": (0.5,) * 3}),
         ({"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3, **HALF},
          {"resize": 256, "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}),
         (VIT | {"rescale_factor": 1 / 127.5, "rescale_offset": True, "do_normalize": False},
@@ -73,7 +75,11 @@ def test_processors(tmp_path: Path, config: dict[str, Any], right: dict[str, Any
         (VIT | {"image_mean": [0.5]}, "1 means, 3 stds"),
         ({"size": {"shortest_edge": 224}}, "no crop_size"),
         (VIT | {"do_resize": False}, "do_resize = false"),
-        (VIT | {"do_center_crop": True, "crop_size": 200}, "crops what was stretched"),
+        (VIT | {"do_center_crop": True}, "do_center_crop and no crop_size"),
+        (
+            VIT | {"size": {"height": 9000, "width": 8}, "do_center_crop": True, "crop_size": 224},
+            "more than 4,096 pixels",
+        ),
     ],
     ids=str,
 )

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gpubench.cache import Cache
 from gpubench.errors import ChangedError, InputError, Unsupported
 from gpubench.suite import types
 from gpubench.suite.types import Policy, Preprocess, Workload
 from gpubench.workload import reference
+from gpubench.workload.data import preprocess
 from gpubench.workload.models import builder, inspection, registry
 from gpubench.workload.models.base import Model
+from gpubench.workload.models.sources.timm import Timm
 
 SMALL = Preprocess(size=(32,))
 HEAD = """
@@ -137,18 +140,38 @@ def test_a_file_of_a_package_is_imported_as_part_of_it(tmp_path: Path, cache: Ca
 
 
 @pytest.mark.parametrize(
-    ("answer", "wanted"),
+    ("answer", "wanted", "note"),
     [
-        ("{'features': x, 'logits': y}", ""),
-        ("(y, x)", ""),
-        ("{'a': y, 'b': 2 * y}", "a"),
-        ("y[:, :, None, None]", ""),
+        ("{'features': x, 'logits': y}", "", "'logits' is taken, and 'features' not"),
+        ("(y, x)", "", "0 is taken, and 1 not"),
+        ("{'a': y, 'b': 2 * y}", "a", "'a' is taken, and 'b' not"),
+        ("y[:, :, None, None]", "", "is flattened"),
+        ("(y,)", "", ""),
+        ("[y]", "0", ""),
+        ("{'scores': y}", "scores", ""),
+        ("Named(x, y)", "", "'scores' is taken, and 'features' not"),
+        ("Named(2 * y, y)", "scores", "'scores' is taken, and 'features' not"),
+        ("Held(y)", "", ""),
+        ("Held(y, 2 * y)", "logits", "'logits' is taken, and 'other' not"),
+        ("ImageClassifierOutput(logits=y)", "logits", ""),
     ],
 )
 def test_answers_are_taken_out_of_whatever_holds_them(
-    own: Callable[..., Model], answer: str, wanted: str
+    own: Callable[..., Model], answer: str, wanted: str, note: str
 ) -> None:
     code = f"""
+import typing, dataclasses
+from transformers.modeling_outputs import ImageClassifierOutput
+
+class Named(typing.NamedTuple):
+    features: object
+    scores: object
+
+@dataclasses.dataclass
+class Held:
+    logits: object
+    other: object = None
+
 class build(Around):
     def forward(self, x):
         y = self.inner(x)
@@ -159,7 +182,8 @@ class build(Around):
     images = np.ones((2, 3, 32, 32), np.float32)
     plain = own("build = small").answers(images)
     np.testing.assert_allclose(model.answers(images), plain, rtol=1e-5)
-    assert model.notes
+    assert bool(model.notes) is bool(note)
+    assert note in " ".join(model.notes)
 
 
 def forward(body: str, signature: str = "self, x") -> str:
@@ -183,6 +207,8 @@ BAD = {
               r"Found no NVIDIA driver \(.*own.*\); build it on the CPU"),
     "no classifier": (forward("return x"), "build", r"no image classifier: for 2 pictures "
                       r"\(3, 32, 32\) it answers \(2, 3, 32, 32\) float32, not \(2, classes\)"),
+    "yes or no": (forward("return self.inner(x)[:, :1]"), "build",
+                  r"it answers \(2, 1\) float32, not \(2, classes\); of one logit"),
     "no tensor": (forward("return 'cat'"), "build", "it answers str, not"),
     "several outputs": (forward("y = self.inner(x)\n        return {'a': y, 'b': y}"), "build",
                         r"'a' \(2, 12\) float32, 'b' .*\[workload\] output = \"a\""),
@@ -398,7 +424,7 @@ def exported(file: Path, shape: tuple[int, ...], module: Any = None, fixed: bool
 def test_a_program_of_torch_export_is_a_network(tmp_path: Path, cache: Cache, fixed: bool) -> None:
     file = exported(tmp_path / "x.pt2", (1, 16, 24), fixed=fixed)
     work = Workload(model=str(file), weights="file")
-    assert registry.seen(work) is None
+    assert registry.seen(work) == registry.Look("", 2 if fixed else 0, "float32")
     model = registry.resolve(work, cache)
     assert (model.input_shape, model.num_classes) == ((1, 16, 24), 5)
     assert (model.spec.channels, model.fixed_batch) == ("grey", 2 if fixed else None)
@@ -468,6 +494,53 @@ def test_names_that_no_source_has() -> None:
     for name, near in (("resnet500", "resnet50"), ("vit_tiny", "vit_tiny_patch16_224")):
         with pytest.raises(InputError, match=f"did you mean 'timm/{near}'"):
             builder.build(f"timm/{name}", 10, {})
+
+
+def timm_with(**said: Any) -> Any:
+    """A network of timm whose pictures are fitted so."""
+    import timm
+
+    said = {"input_size": (3, 56, 56)} | said
+    return timm.create_model("test_resnet", pretrained_cfg_overlay=said)
+
+
+OBLONG = (3, 40, 56)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"crop_mode": "center", "crop_pct": 0.9},
+        {"crop_mode": "center", "crop_pct": 1.15},
+        {"crop_mode": "squash", "crop_pct": 1.0},
+        {"crop_mode": "squash", "crop_pct": 0.9},
+        {"crop_mode": "squash", "crop_pct": 0.9, "input_size": OBLONG},
+    ],
+    ids=str,
+)
+def test_pictures_are_fitted_as_timm_does(said: dict[str, Any]) -> None:
+    import timm
+    from PIL import Image
+
+    module = timm_with(**said)
+    spec = Timm().spec(Workload(model="timm/test_resnet", weights="DEFAULT"), module)
+    theirs = timm.data.create_transform(**timm.data.resolve_model_data_config(module))
+    for shape in ((61, 90), (90, 61), (70, 70)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        right = theirs(Image.fromarray(pixels)).numpy()
+        np.testing.assert_allclose(preprocess.apply(spec, pixels), right, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"), [("border", (3, 56, 56)), ("border", OBLONG), ("center", OBLONG)]
+)
+def test_where_it_cannot_be_so_it_is_refused(mode: str, size: tuple[int, int, int]) -> None:
+    module, work = timm_with(crop_mode=mode, input_size=size), Workload(model="timm/test_resnet")
+    trained = replace(work, weights="DEFAULT")
+    with pytest.raises(InputError, match=f"fits pictures .* in crop_mode '{mode}', .* crop = fals"):
+        Timm().spec(trained, module)
+    for other in (work, replace(trained, preprocess=Preprocess(crop=False))):
+        assert Timm().spec(other, module).size == size[1:]
 
 
 def test_timm_says_how_pictures_become_its_input(cache: Cache) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
+import zipfile
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +27,10 @@ if TYPE_CHECKING:
     from gpubench.workload.data.preprocess import Spec
 
 _SAVE = "torch.export.save(torch.export.export(module, (images,)), 'x.pt2') saves one"
+_MOST_BYTES = 2**26
+"""Of a program without its weights."""
+_UINT8 = 1
+"""As torch.export writes the type."""
 
 
 class Exported(TorchSource):
@@ -30,7 +39,7 @@ class Exported(TorchSource):
     sizes = "fixed"
 
     def look(self, workload: Workload) -> Look | None:
-        """Of a compiled package; None: of a program.
+        """Of a compiled package, or of the one input of a program; None: that cannot be told.
 
         Raises InputError for what is neither, by the names of its parts.
         """
@@ -44,21 +53,28 @@ class Exported(TorchSource):
         if "constants.pkl" in parts or not any(part.startswith("models/") for part in parts):
             kind = "TorchScript" if "constants.pkl" in parts else "no program of torch.export"
             raise InputError(f"model {file!r} is {kind}; {_SAVE}, the module being what it was of")
-        return None
+        return _told(file)[0]
 
     def build(self, model: str, classes: int, arguments: dict[str, Any]) -> nn.Module:  # noqa: ARG002
         import torch
 
         if compiled_package.is_package(model):
             return _compiled(model)
+        answers = _told(model)[1]
+        for kind in answers:
+            with suppress(ImportError):  # which registers its outputs
+                if kind.startswith("transformers."):
+                    import_module(kind.rpartition(".")[0])
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of another version of torch
                 program = torch.export.load(Path(model).expanduser())
         except Exception as error:  # whatever it trips over in bytes from a stranger
+            own = f" (it answers with {', '.join(answers)})" if answers else ""
             raise InputError(
                 f"model {model!r} cannot be read by torch {torch.__version__}: "
-                f"{str(error).strip()[:300]}; export it again"
+                f"{str(error).strip()[:300]}; export it again, as a module that answers with a "
+                f"tensor, a tuple or a dict{own}"
             ) from error
         module: nn.Module = program.module()
         del module.train, module.eval  # which refuse; its layers are what they were exported as
@@ -114,6 +130,35 @@ class _Compiled(TorchModel):
 
     def onnx(self, precision: str, batch: int | None = None) -> Path:  # noqa: ARG002
         raise Unsupported(f"model {self.name!r} is compiled, and no network to export")
+
+
+def _told(file: str) -> tuple[Look | None, list[str]]:
+    """What a program's own JSON says of its input, and the classes of what it answers with."""
+    try:
+        with zipfile.ZipFile(Path(file).expanduser()) as archive:
+            [name] = [n for n in archive.namelist() if n.endswith("models/model.json")]
+            if archive.getinfo(name).file_size > _MOST_BYTES:
+                return None, []
+            program = json.loads(archive.read(name))["graph_module"]
+        specs = program["signature"]["input_specs"]
+        own = next(spec["user_input"] for spec in specs if "user_input" in spec)
+        given = program["graph"]["tensor_values"][own["arg"]["as_tensor"]["name"]]
+        batch, dtype = given["sizes"][0].get("as_int", 0), given["dtype"]
+        kinds = re.findall(
+            r'"type": "([^"]+)"', program["module_call_graph"][0]["signature"]["out_spec"]
+        )
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        LookupError,
+        StopIteration,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):
+        return None, []  # of a version of torch that says it otherwise
+    look = Look("", batch, "uint8" if dtype == _UINT8 else "float32")
+    return look, [kind for kind in kinds if not kind.startswith("builtins.")]
 
 
 def _compiled(model: str) -> nn.Module:

@@ -22,7 +22,7 @@ class Onnx(Source):
         return plugins.installed("onnx")
 
     def look(self, workload: Workload) -> Look:
-        return Look(*_model(workload, None).look())
+        return _model(workload, None).look()
 
     def model(self, workload: Workload, cache: Cache) -> OnnxModel:
         return _model(workload, cache)

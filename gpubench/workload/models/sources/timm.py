@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench import plugins
 from gpubench.errors import InputError
 from gpubench.workload.data.preprocess import Spec
-from gpubench.workload.models.torch_model import Published, TorchSource, default_only
+from gpubench.workload.models.torch_model import KEYWORDS, Published, TorchSource, default_only
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,10 +40,19 @@ class Timm(TorchSource):
         depth, height, width = said["input_size"]
         if depth != 3:
             raise InputError(f"model {workload.model!r} takes {depth} channels; 3 are given")
-        crop = said["crop_mode"] == "center" and height == width
+        mode, given = said["crop_mode"], workload.preprocess and workload.preprocess.given
+        own = workload.weights not in KEYWORDS and not {"crop", "resize"} & {*(given or ())}
+        if own and (mode == "border" or (mode == "center" and height != width)):
+            raise InputError(
+                f"model {workload.model!r}: timm fits pictures into {height}x{width} in crop_mode "
+                f"{mode!r}, which gpubench does not do; give [workload.preprocess] crop = false, "
+                "which stretches them, or crop = true and resize"
+            )
+        before = int(height / said["crop_pct"]), int(width / said["crop_pct"])
+        stretched = before if before != (height, width) else None
         return Spec(
             size=(height, width),
-            resize=int(height / said["crop_pct"]) if crop else None,
+            resize=before[0] if mode == "center" and height == width else stretched,
             interpolation=said["interpolation"],
             mean=tuple(said["mean"]),
             std=tuple(said["std"]),

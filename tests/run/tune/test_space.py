@@ -1,19 +1,37 @@
-"""Placements; cells, each canonical and once."""
+"""Placements; cells, each canonical and once; today's default; cells as suites."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpubench.errors import SuiteError
 from gpubench.run import availability
 from gpubench.run.tune import space
+from gpubench.run.tune.space import Placement
 from gpubench.suite import file, goal, grid
 from gpubench.suite.goal import Goal, Metric
-from gpubench.suite.types import Catalog
-from tests.run.tune.space.made import CATALOG, FAST, OPTIONS, QUICK, anything, make, supported
+from gpubench.suite.types import Catalog, Cell, Policy, Preprocess, Workload
+from tests.run.tune.spaces import (
+    CATALOG,
+    FAST,
+    OPTIONS,
+    QUICK,
+    RESNET,
+    anything,
+    make,
+    supported,
+)
+
+
+@pytest.fixture(scope="session")
+def installed() -> Catalog:
+    return availability.catalog()
 
 
 @pytest.mark.parametrize(
@@ -213,3 +231,202 @@ def test_values_of_options_can_be_named_and_are_checked() -> None:
     ]:
         with pytest.raises(SuiteError, match=words):
             space.trying(make(), CATALOG, [text])
+
+
+# ---------------------------------------------------------- what the command line says
+
+
+def test_chosen_narrows_and_widens() -> None:
+    found = space.chosen(
+        make(cores=8),
+        {
+            "backend": ["null"],
+            "precision": ["bf16", "bf16"],
+            "input": ["float32"],
+            "batch_size": [3],
+            "replicas": [1, 3],
+            "device": None,
+        },
+    )
+    cells = space.cells(found, CATALOG, anything)
+    assert {(c.backend, c.precision, c.batch_size) for c in cells} == {("null", "bf16", 3)}
+    assert [(c.replicas, c.cores) for c in cells] == [(1, 8), (1, 4), (3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"backend": ["tile"]}, '--backend = "tile": unknown; did you mean "tiled"?'),
+        ({"precision": ["fp23"]}, '--precision = "fp23": unknown'),
+        ({"batch_size": [0]}, "--batch-size = 0: expected a whole number, at least 1"),
+        ({"batch_size": []}, "--batch-size: empty"),
+        ({"replicas": [3]}, "--replicas 3: needs 3 cores; usable: 2"),
+    ],
+)
+def test_chosen_refuses(overrides: dict[str, Any], words: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        space.chosen(make(), overrides)
+    assert words in str(caught.value)
+
+
+def test_chosen_on_gpus() -> None:
+    found = space.chosen(make(device="cuda", gpus=2), {"replicas": [3, 6]})
+    assert found.placements == (Placement(3, 0, 2), Placement(6, 0, 3))
+    lonely = make(device="cuda", gpus=0)
+    with pytest.raises(SuiteError, match=r"--replicas 1: needs 1 GPUs; visible: 0"):
+        space.chosen(lonely, {"replicas": [1]})
+
+
+# ---------------------------------------------------------- today's default
+
+
+def test_the_baseline_does_not_depend_on_what_is_searched() -> None:
+    found = space.chosen(
+        make(), {"backend": ["tiled"], "precision": ["int8"], "batch_size": [1, 8]}
+    )
+    cells = space.baseline({}, found, CATALOG)
+    assert [(c.backend, c.precision, c.batch_size, c.replicas, c.cores) for c in cells] == [
+        ("torch-eager", "fp32", 1, 1, 2),
+        ("torch-eager", "fp32", 8, 1, 2),
+    ]
+    assert {c.key for c in cells} <= {c.key for c in space.cells(make(), CATALOG, anything)}
+
+
+def test_of_an_onnx_file_it_is_onnxruntime(installed: Catalog) -> None:
+    found = msgspec.structs.replace(
+        make(installed), workload=Workload(model="/a.onnx", weights="file")
+    )
+    assert {c.backend for c in space.baseline({}, found, installed)} == {"onnxruntime"}
+
+
+def test_the_baseline_may_be_another() -> None:
+    words = {"backend": "tiled", "precision": "int8", "batch_size": "4", "replicas": "2"}
+    words |= {"tile": "8", "fuse": "true", "depth": "2", "method": "b"}
+    (cell,) = space.baseline(words, make(cores=8), CATALOG)
+    assert (cell.replicas, cell.cores, cell.batch_size) == (2, 4, 4)
+    assert cell.options == {"depth": 2.0, "method": "b"}
+    words = {"replicas": "4", "replicas_per_device": "2", "cores": "3"}
+    shared = space.baseline(words, make(cores=8), CATALOG)
+    assert {(c.replicas, c.replicas_per_device, c.cores) for c in shared} == {(4, 2, 3)}
+    on_gpus = make(device="cuda", gpus=4)
+    assert {c.replicas for c in space.baseline({}, on_gpus, CATALOG)} == {4}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"backend": "torch"}, '--baseline backend=torch: did you mean "torch-eager"?'),
+        (
+            {"precison": "fp32"},
+            '--baseline precison=fp32: there is no such key; did you mean "prec',
+        ),
+        ({"tile": "8"}, "--baseline tile=8: there is no such key"),
+        ({"backend": "tiled", "tile": "x"}, "--baseline tile=x: expected a whole number"),
+        ({"backend": "tiled", "fuse": "1"}, "--baseline fuse=1: expected true or false"),
+        ({"backend": "tiled", "method": "c"}, "--baseline method=c: unknown"),
+        (
+            {"backend": "tiled", "method": "b"},
+            '--baseline method=b: no effect here, only where precision is "int8"',
+        ),
+        ({"precision": "fp9"}, "--baseline precision=fp9: unknown"),
+        ({"replicas": "3"}, "--baseline replicas=3: needs 3 cores; usable: 2"),
+        ({"cores": "3"}, "--baseline cores=3: needs 3 cores; usable: 2"),
+        ({"batch_size": "0"}, "--baseline batch_size=0: expected a whole number"),
+    ],
+)
+def test_a_baseline_that_cannot_be(words: dict[str, str], message: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        space.baseline(words, make(), CATALOG)
+    assert str(caught.value).startswith(message)
+
+
+# ---------------------------------------------------------- as suites
+
+
+def reread(tmp_path: Path, cell: Cell, policy: Policy, catalog: Catalog) -> tuple[Cell, Policy]:
+    path = tmp_path / "best.toml"
+    path.write_text(space.to_toml(cell, policy, "best", "what it is"), encoding="utf-8")
+    suite = file.load(str(path), catalog)
+    assert suite.description == "what it is"
+    (found,) = grid.expand(suite, cell.device, 7)
+    return found, suite.policy
+
+
+@pytest.mark.parametrize(("device", "cores", "gpus"), [("cpu", 6, 0), ("cuda", 16, 4)])
+@pytest.mark.parametrize("boundary", ["transfer", "pipeline"])
+def test_every_kind_of_cell_comes_back_from_its_file(
+    tmp_path: Path, installed: Catalog, device: str, cores: int, gpus: int, boundary: str
+) -> None:
+    found = make(
+        installed, device=device, cores=cores, gpus=gpus, boundary=boundary, decoder="turbo"
+    )
+    cells = space.cells(found, installed, supported)
+    for cell in cells[:: max(1, len(cells) // 12)]:
+        again, _ = reread(tmp_path, cell, Policy(), installed)
+        assert again == cell
+        assert again.key == cell.key
+
+
+def test_odd_paths_and_all_fields_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / 'a "b" \\ ü\t\x7f\u200b 🖼 #='
+    folder.mkdir()
+    for name in ("net.onnx", "labels.csv"):
+        (folder / name).touch()
+    cell = Cell(
+        backend="tiled",
+        device="cpu",
+        model=str(folder / "net.onnx"),
+        weights="file",
+        images=str(folder),
+        labels=str(folder / "labels.csv"),
+        preprocess=Preprocess(size=(9,), crop=False, mean=(0.5, 1e-5, 3.0), layout="NHWC"),
+        calibration=str(folder),
+        precision="int8",
+        batch_size=3,
+        replicas=4,
+        cores=2,
+        replicas_per_device=2,
+        scenario="throughput",
+        boundary="pipeline",
+        loader="threads",
+        loader_cores=1,
+        options={"tile": 16, "fuse": False, "depth": 1e-9, "free": 'it\'s "x"\n\U000e0001'},
+    )
+    policy = Policy(repeats=5, max_repeats=9, duration_s=0.5, min_accuracy=0.9, accuracy_images=50)
+    assert reread(tmp_path, cell, policy, CATALOG) == (cell, policy)
+    text = (tmp_path / "best.toml").read_text(encoding="utf-8")
+    assert "\u200b" not in text
+    assert "\x7f" not in text
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    free=st.text(st.characters(codec="utf-8"), max_size=20),
+    depth=st.floats(-1e9, 1e9),
+    repeats=st.integers(1, 9),
+    more=st.integers(0, 3),
+)
+def test_any_value_of_an_option_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, free: str, depth: float, repeats: int, more: int
+) -> None:
+    plain = space.cells(make(), CATALOG, anything)[0]
+    cell = msgspec.structs.replace(plain, options={"free": free, "depth": depth})
+    policy = Policy(repeats=repeats, max_repeats=repeats + more)
+    folder = tmp_path_factory.getbasetemp()
+    assert reread(folder, cell, policy, CATALOG) == (cell, policy)
+
+
+def test_the_suite_of_a_search_holds_the_values_of_its_cells() -> None:
+    cells = space.cells(make(cores=4), CATALOG, anything)
+    suite = space.suite("tune", cells, Policy(), "torch-eager", "a search")
+    axes = suite.axes
+    assert (suite.name, suite.description, suite.baseline) == ("tune", "a search", "torch-eager")
+    assert suite.workload == RESNET
+    assert axes.backend == ("tiled", "torch-eager")
+    assert axes.batch_size == (1, 2, 4, 8, 16, 32)
+    assert (axes.replicas, axes.cores, axes.device) == ((1, 2, 4), 0, "cpu")
+    assert axes.scenario == ("throughput",)
+    assert axes.options == {
+        "tiled": {"depth": (2.0,), "fuse": (False,), "tile": (16,), "method": ("b",)}
+    }
+    assert space.suite("t", cells[:1], Policy(), "tiled", "").axes.cores == 4

@@ -1,4 +1,4 @@
-"""Which GPU a replica gets, which cores it is pinned to, and what its process sees."""
+"""What a replica's process sees of a GPU, and which cores it is pinned to."""
 
 from __future__ import annotations
 
@@ -11,68 +11,15 @@ import pytest
 from gpubench.backends.base import Device
 from gpubench.errors import Unavailable
 from gpubench.run.agent import measure_task
-from gpubench.run.agent.agent import placed
 from gpubench.run.agent.messages import Measure
 from gpubench.suite.types import Policy
-from tests.machine.test_topology import local, machine
 from tests.measure.virtual import make_cell
 
 
-def request(**changes: Any) -> Measure:
-    cell = make_cell(**{"device": "cuda", "cores": 0} | changes)
-    return Measure(cell, Policy(), "", "", [()] * cell.replicas)
-
-
-def test_replicas_are_pinned_next_to_their_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    _, gpus = machine()
-    root = local(tmp_path, **{"0a": "0-3,64-67", "0b": "4-7,68-71"})
-    made = placed(request(replicas=4, replicas_per_device=2), gpus, root)
-    assert made.uuids == ["GPU-a", "GPU-b"]
-    assert made.cores == [(0, 1, 2, 3)] * 2 + [(4, 5, 6, 7)] * 2
-    assert placed(request(), gpus, root).uuids == ["GPU-a"]
-
-
-@pytest.mark.parametrize("text", ["0-7", "64-71", "", None])
-def test_nothing_is_pinned_where_that_would_say_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    _, gpus = machine()
-    root = tmp_path if text is None else local(tmp_path, **{"0a": text})
-    assert placed(request(), gpus, root).cores == [()]
-
-
-def test_a_gpu_that_is_not_there_any_more_is_left_to_the_backend(tmp_path: Path) -> None:
-    made = placed(request(replicas=2), [], tmp_path)
-    assert (made.uuids, made.cores) == (["", ""], [(), ()])
-
-
-def test_a_gpu_whose_neighbour_fell_off_keeps_its_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    _, gpus = machine()
-    root = local(tmp_path, **{"0a": "0-3", "0b": "4-7"})
-    made = placed(request(replicas=2), gpus[1:], root)
-    assert (made.uuids, made.cores) == (["", "GPU-b"], [(), (4, 5, 6, 7)])
-
-
-def test_on_cpu_the_plan_decides(tmp_path: Path) -> None:
-    plain = Measure(make_cell(), Policy(), "", "", [(1,)])
-    assert placed(plain, [], tmp_path) is plain
-
-
-# ------------------------------------------------------------------------------ in the worker
-
-
 def device(replica: int, uuids: list[str], **changes: Any) -> Any:
-    asked = request(**changes)
-    return measure_task._device(
-        Measure(asked.cell, Policy(), "", "", asked.cores, uuids=uuids), replica
-    )
+    cell = make_cell(**{"device": "cuda", "cores": 0} | changes)
+    asked = Measure(cell, Policy(), "", "", [()] * cell.replicas, uuids=uuids)
+    return measure_task._device(asked, replica)
 
 
 def test_a_slice_is_all_that_its_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
