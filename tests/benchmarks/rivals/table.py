@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +27,8 @@ CONDITIONS = {
     "reserved": "One core reserved by real-time priority; other work on the other core",
     "shared": "Nothing pinned; other work on both cores, more of it than there are cores",
 }
+OVERLOADED = 8.0
+"""The load average of two cores above which commits are counted apart."""
 
 ABOUT = (
     "Made by `python -m tests.benchmarks.rivals.measure`; the commits' data are in rivals.jsonl. A "
@@ -68,18 +71,20 @@ def text(rows: Sequence[Row]) -> str:
         "# The same commits through the gate and through the rules that people use", "",
         *ABOUT, "", *true_ratios(rows), "",
     ]  # fmt: skip
-    for condition, words in CONDITIONS.items():
-        group = [row for row in rows if row["condition"] == condition]
+    for (condition, words), overloaded in product(CONDITIONS.items(), (True, False)):
+        under = [row for row in rows if row["condition"] == condition]
+        group = [row for row in under if (row["load"] > OVERLOADED) == overloaded]
         if group:
             load = median(row["load"] for row in group)
             cpus = Counter(row.get("cpu", "not noted") for row in group)
             where = ", ".join(f"{cpu} ({number})" for cpu, number in cpus.most_common())
             lines += [
-                f"## {words}", "",
+                f"## {words}: a load average {'above' if overloaded else 'of at most'} "
+                f"{OVERLOADED:.0f}", "",
                 f"{len(group)} commits; load average {load:.0f} (median); CPU: {where}.", "",
                 *verdicts(group), "", *gate_words(group), "",
             ]  # fmt: skip
-    return "\n".join([*lines, *missing(rows), ""])
+    return "\n".join([*lines, "## All", "", *pooled(rows), *missing(rows), ""])
 
 
 def verdicts(rows: Sequence[Row]) -> Iterable[str]:
@@ -116,11 +121,26 @@ def gate_words(rows: Sequence[Row]) -> Iterable[str]:
             spread = [cell["pair_sd"] for cell in cells if cell["pair_sd"] is not None]
             sd = f", pair sd {median(spread):.1%}" if spread else ""
             yield f"- {GATE}, {kind}: {counts}; {pairs:.0f} pairs{sd} (medians)."
-    docs = [row["rules"][GATE]["alarm"] for row in rows if row["kind"] == DOCS]
-    if docs:
-        high = clopper_pearson(docs.count(True), len(docs)).high or 0
-        yield (f"- {docs.count(True)} false alarms in {len(docs)}: the rate is at most {high:.1%} "
-               "(exact 95 % interval).")  # fmt: skip
+
+
+def pooled(rows: Sequence[Row]) -> Iterable[str]:
+    """How the gate did under all loads of a condition; the bound of its false alarms."""
+    for condition in dict.fromkeys(row["condition"] for row in rows):
+        under = [row for row in rows if row["condition"] == condition]
+        found = ", ".join(
+            f"{count(under, GATE, kind)} of {kind}"
+            for kind in LAYERS
+            if kind != DOCS and any(row["kind"] == kind for row in under)
+        )
+        docs = [row["rules"][GATE]["alarm"] for row in under if row["kind"] == DOCS]
+        if docs:
+            high = clopper_pearson(docs.count(True), len(docs)).high or 0
+            yield (
+                f"- {condition}, {GATE}: {docs.count(True)} false alarms in {len(docs)}, so the "
+                f"rate is at most {high:.1%} (exact 95 % interval)"
+                + f"; found: {found}"
+                * bool(found)
+            )
 
 
 def true_ratios(rows: Sequence[Row]) -> Iterable[str]:

@@ -26,16 +26,20 @@ def test_alarms_misses_and_undecided_are_counted_apart() -> None:
         [
             row(table.DOCS, True), row(table.DOCS, False, 1), row(table.DOCS, None, 2),
             row("+5 %", True, 3, cpu="x86"), row("+5 %", None, 4),
-            row(table.DOCS, True, condition="shared"),
+            row(table.DOCS, True, condition="shared"), row(table.DOCS, False, 5, load=9.0),
         ]
     )  # fmt: skip
-    reserved, shared = text.split("## Nothing pinned")
+    _, heavy, reserved, shared = text.split("\n## ")[1:5]
+    assert "a load average above 8\n\n1 commits" in heavy
+    assert "| gpubench ab | 0 of 1 | 12 (12) |" in heavy
     assert "5 commits; load average 3 (median); CPU: not noted (4), x86 (1)." in reserved
     assert "| gpubench ab | 1 of 3, 1 undecided | 1 of 2, 1 undecided | 9 (11) |" in reserved
     assert "| hyperfine | 0 of 3 | 0 of 2 | 4 (4) |" in reserved
     assert "gpubench ab, +5 %: 1 REGRESSED, 1 INCONCLUSIVE; 9 pairs (medians)." in reserved
     assert "| gpubench ab | 1 of 1 | 7 (7) |" in shared
-    assert "reserved, not yet measured: 97 x documentation, 30 x +3 %, 28 x +5 %" in text
+    assert "reserved, gpubench ab: 1 false alarms in 4, so the rate is at most 80.6%" in text
+    assert "interval); found: 1 of 2, 1 undecided of +5 %" in text
+    assert "reserved, not yet measured: 96 x documentation, 30 x +3 %, 28 x +5 %" in text
 
 
 def test_a_change_is_shown_with_what_it_costs_the_network_and_the_program() -> None:
