@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ from gpubench.errors import CellFailed, InputError
 from gpubench.workload.models import builder
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
+    from torch.onnx import ONNXProgram
 
 TYPES = {"fp32": "float32", "tf32": "float32", "amp": "float32", "fp16": "float16"} | {
     "bf16": "bfloat16"
@@ -26,6 +27,8 @@ INPUT, OUTPUT, FILE = "images", "logits", "model.onnx"
 MADE_WITH = ("torch", "onnx", "onnxscript")
 _OPSET = {"float32": 20, "float16": 20, "bfloat16": 22}
 """The oldest that serves, for old runtimes: bf16 convolutions exist from 22 on."""
+_FOLDED = ("BatchNormalization", "Conv", "ConvTranspose", "Gemm")
+"""The exporter folds the first into the others."""
 _ONE_FILE = 1.9e9
 """Bytes of weights below which they fit into the .onnx file itself (protobuf's limit is 2 GiB)."""
 
@@ -43,7 +46,7 @@ def onnx(cache: Cache, state: Path, precision: str, batch: int | None) -> Path:
         raise InputError(f"precision {precision!r}: ONNX export knows {', '.join(TYPES)}")
     dtype = TYPES[precision]
     recipe = {
-        "format": 1,
+        "format": 1 if dtype == "float32" else 2,
         "network": content(state),
         "dtype": dtype,
         "batch": batch,
@@ -63,25 +66,27 @@ def _export(state: Path, dtype: str, batch: int | None, file: Path) -> None:
     example = torch.zeros(batch or 2, *spec.shape, dtype=getattr(torch, dtype))
     shapes = None if batch else ({0: torch.export.Dim("batch")},)
     try:
-        if dtype != "float32":
-            module = fused(module).to(getattr(torch, dtype))
+        own = module.state_dict()  # as it is now
+        module = module.to(getattr(torch, dtype))
         size = sum(p.numel() * p.element_size() for p in module.parameters())
         with quiet():
-            torch.onnx.export(
+            program = torch.onnx.export(
                 module,
                 (example,),
-                file,
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 opset_version=_OPSET[dtype],
                 dynamic_shapes=shapes,
-                external_data=size > _ONE_FILE,
+                optimize=dtype == "float32",
                 verbose=False,
             )
+            if dtype != "float32":
+                _optimise(program, own, dtype)
+            program.save(file, external_data=size > _ONE_FILE)
     except Exception as error:  # whatever the exporter raises, the cell cannot go on
-        own = type(error).__module__.startswith("torch.onnx")  # which says in which step it was
-        why = (own and error.__cause__) or error
+        step = type(error).__module__.startswith("torch.onnx")  # it says in which it was
+        why = (step and error.__cause__) or error
         reason = str(why).strip().splitlines()[0] if str(why).strip() else repr(why)
         raise CellFailed("error", f"ONNX export of {name} in {dtype} failed: {reason}") from error
     if (written := _written(file)) != (_OPSET[dtype], dtype):
@@ -102,15 +107,38 @@ def _written(file: Path) -> tuple[int, str]:
     return opset, str(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
 
-def fused(module: nn.Module) -> nn.Module:
-    """The same network in eval mode with batch-norms folded into their convolutions."""
-    import torch
-    from torch.fx.experimental.optimization import fuse
+def _optimise(program: ONNXProgram, own: Mapping[str, Tensor], dtype: str) -> None:
+    """Of a network whose weights have been cast from its ``own``, fp32.
 
-    if not any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules()):
-        return module
-    folded: nn.Module = fuse(module)
-    return folded.requires_grad_(False)
+    Batch-norms are folded into convolutions in fp32 and cast then: of weights in ``dtype`` the
+    exporter makes less exact ones, and for bf16 some of float32, with which no file is valid. A
+    HardSwish in bf16, which TensorRT refuses, becomes what ONNX defines it as.
+    """
+    from onnxscript import ir
+
+    graph, kind = program.model.graph, ir.DataType[dtype.upper()]
+
+    def weights() -> Iterator[ir.Value]:
+        for node in graph:
+            if node.op_type in _FOLDED and node.inputs[0].dtype == kind:
+                yield from (v for v in node.inputs[1:] if v is not None and v.const_value)
+
+    for value in weights():
+        if value.name in own:
+            value.const_value = ir.tensor(own[value.name].numpy(), name=value.name)
+            value.dtype = ir.DataType.FLOAT
+    program.optimize()
+    for value in weights():
+        if value.dtype == ir.DataType.FLOAT:
+            made = value.const_value.numpy().astype(kind.numpy())
+            value.const_value, value.dtype = ir.tensor(made, name=value.name), kind
+    for node in graph:
+        if (node.op_type, dtype) == ("HardSwish", "bfloat16"):
+            part = ir.node("HardSigmoid", node.inputs, {"alpha": 1 / 6, "beta": 0.5})
+            whole = ir.node("Mul", [node.inputs[0], part.outputs[0]])
+            ir.convenience.replace_nodes_and_values(
+                graph, node, [node], [part, whole], node.outputs, whole.outputs
+            )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from gpubench.cache import Cache
 from gpubench.errors import CellFailed, InputError
 from gpubench.suite.types import Workload
-from gpubench.workload.models import builder, onnx_export
+from gpubench.workload.models import builder, onnx_export, onnx_graph
 from gpubench.workload.models.base import Model
 from gpubench.workload.models.registry import resolve
 from tests.backends.onnx_files import conv_net
@@ -63,15 +64,58 @@ def test_reduced_precision_leaves_no_fp32_weight(model: Model, precision: str, n
     assert not any(n.op_type == "BatchNormalization" for n in onnx.load(file).graph.node)
 
 
-def test_folding_changes_nothing(model: Model) -> None:
+@pytest.mark.parametrize(("precision", "error"), [("fp16", 2e-3), ("bf16", 2e-2)])
+def test_batch_norms_are_folded_in_fp32_whatever_class_or_shape_the_network_has(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, error: float
+) -> None:
+    """Of a variance that fp16 does not have; a norm of another class, one before a convolution, one
+    of two uses of a layer; Python's `if`, which torch.fx does not trace; a HardSwish."""
+    import onnx
+    import onnxruntime
     import torch
+    from torch import nn
 
-    module = model.module()
-    images = torch.rand(2, 3, 64, 64)
+    class Active(nn.BatchNorm2d):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.hardswish(super().forward(x))
+
+    class Network(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.conv, self.norm = nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), Active(8)
+            self.twice, self.last = nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.conv(self.first(x)))
+            if x.shape[-1] > 2:
+                x = self.last(self.twice(x)) + self.twice(x)
+            return x.mean((2, 3))
+
+    torch.manual_seed(0)
+    network = Network().eval()
+    network.conv.weight.data *= 1e-4
+    network.conv.bias.data *= 1e-4
+    network.norm.running_var.fill_(1e-8)
+    network.norm.eps = 1e-9
+    images = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():
-        torch.testing.assert_close(
-            onnx_export.fused(module)(images), module(images), rtol=1e-4, atol=1e-4
-        )
+        wanted = network(images).numpy()
+    monkeypatch.setattr(builder, "load_module", lambda state: network)
+    file = onnx_export.onnx(Cache(tmp_path), model.state(), precision, None)
+    made = onnx.load(file)
+    onnx.checker.check_model(made, full_check=True)
+    kinds = Counter(n.op_type for n in made.graph.node)
+    assert kinds["BatchNormalization"] == 2  # the first, and that of two uses
+    assert kinds["HardSwish"] == (precision == "fp16")
+    single = onnx.TensorProto.FLOAT
+    assert not [t.name for t in made.graph.initializer if t.data_type == single]
+    was = made.graph.input[0].type.tensor_type.elem_type
+    onnx_graph.cast(made, was, single, lambda _, numbers: numbers.astype(np.float32))
+    session = onnxruntime.InferenceSession(
+        made.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    [found] = session.run(None, {"images": images.numpy()})
+    assert np.abs(found - wanted).max() < error * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize(
@@ -91,11 +135,15 @@ def test_another_opset_or_type_than_asked_for_is_not_kept(
 ) -> None:
     import onnx
     import torch
+    from onnxscript import ir
 
-    file = conv_net(tmp_path / "net.onnx")
-    written = onnx.load(file)
+    written = onnx.load(conv_net(tmp_path / "net.onnx"))
     written.opset_import[0].version = opset
-    monkeypatch.setattr(torch.onnx, "export", lambda *args, **_: onnx.save(written, args[2]))
+    program = SimpleNamespace(
+        model=ir.from_proto(written), optimize=lambda: None,
+        save=lambda file, **_: onnx.save(written, file),
+    )  # fmt: skip
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: program)
     cache = Cache(tmp_path / "cache")
     with pytest.raises(CellFailed, match=f"resnet18 {message}"):
         onnx_export.onnx(cache, model.state(), precision, None)
@@ -116,10 +164,10 @@ def test_a_network_that_cannot_be_traced_says_so(
             return self.norm(x) if x.sum() > 0 else x
 
     monkeypatch.setattr(builder, "load_module", lambda state: Branching().eval())
-    with pytest.raises(CellFailed, match="ONNX export of resnet18 in float16 failed: "):
-        onnx_export.onnx(Cache(tmp_path / "cache"), model.state(), "fp16", None)
-    with pytest.raises(CellFailed, match=r"in float32 failed: .*data-dependent"):
-        onnx_export.onnx(Cache(tmp_path / "cache"), model.state(), "fp32", None)
+    for precision, dtype in (("fp16", "float16"), ("fp32", "float32")):
+        words = rf"ONNX export of resnet18 in {dtype} failed: .*data-dependent"
+        with pytest.raises(CellFailed, match=words):
+            onnx_export.onnx(Cache(tmp_path / "cache"), model.state(), precision, None)
 
 
 def test_int8_is_refused(model: Model) -> None:
