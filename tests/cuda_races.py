@@ -195,6 +195,7 @@ class Watched(Gpu):
         self._place = ""
         self._known: dict[int, _Known] = {}
         self._pinned: set[int] = set()
+        self._graph: Graph | None = None
         self.waits: list[str] = []
         """Operators that the host waited for: copies between the two."""
 
@@ -215,6 +216,8 @@ class Watched(Gpu):
             "stream": self.on,
             "set_stream": lambda stream: setattr(self, "current", stream),
             "current_stream": self.cuda.current_stream,
+            "CUDAGraph": Graph,
+            "graph": self._capture,
         }.items():
             monkeypatch.setattr(torch.cuda, name, fake)
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 0)
@@ -222,6 +225,14 @@ class Watched(Gpu):
         monkeypatch.setattr(torch.Tensor, "record_stream", used)
         with _functions(self), _operators(self):
             yield
+
+    @contextmanager
+    def _capture(self, graph: Graph, *, stream: Stream, **_: object) -> Iterator[None]:
+        """What is captured is computed as well, which CUDA does not."""
+        with self.on(stream):
+            self._graph = graph
+            yield
+            self._graph = None
 
     def begin(self) -> None:
         """Waits count from here on, and may be ``missing``."""
@@ -346,6 +357,8 @@ class Watched(Gpu):
             self.access(self, self.host, reads, touched)
             return found
         self.current.work(reads, touched)
+        if self._graph is not None:
+            self._graph.steps.append((operator, args, kwargs, results))
         crosses = len({bool(k.stream) for k in [*inputs, *new]}) > 1 or not results
         later_on = kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True)
         if crosses and not later_on:
@@ -355,6 +368,19 @@ class Watched(Gpu):
     def _wait(self, name: str) -> None:
         self.waits.append(name)
         self.host = later(self.host, self.current.clock)
+
+
+class Graph:
+    """Of operators, whose results are where they were when they were captured."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+
+    def replay(self) -> None:
+        for operator, args, kwargs, results in self.steps:
+            again = operator(*args, **kwargs)
+            for to, of in zip(results, [again], strict=True):
+                to.copy_(of)
 
 
 class _Known(NamedTuple):

@@ -50,6 +50,9 @@ class Open:
         cell = tiny.cell("torch-eager", device="cuda", batch_size=BATCH, options=options)
         return self._opened(TorchEager().open(cell, tiny.Model(self._folder).state(), GPU))
 
+    def graph(self) -> Any:
+        return self.torch(cuda_graph=True)
+
     def onnxruntime(self, streams: int = 1) -> Any:
         """Its own part is the library's: by address, on the stream that it was given."""
         gpu = self.gpu
@@ -107,10 +110,10 @@ def of_fake_engine(images: Any) -> Any:
     return images.mean(axis=(1, 2, 3))[:, None] * np.arange(1, 5)
 
 
-INPUTS = {"torch": BATCHES, "onnxruntime": BATCHES} | {
+INPUTS = {"torch": BATCHES, "graph": BATCHES, "onnxruntime": BATCHES} | {
     "tensorrt": [np.ascontiguousarray(images[..., :2, :2]) for images in BATCHES]
 }
-OUTPUTS = {"torch": RIGHT, "onnxruntime": RIGHT} | {
+OUTPUTS = {"torch": RIGHT, "graph": RIGHT, "onnxruntime": RIGHT} | {
     "tensorrt": [of_fake_engine(images) for images in INPUTS["tensorrt"]]
 }
 KINDS = [*INPUTS]
