@@ -341,7 +341,8 @@ class Watched(Gpu):
             return operator(*args, **kwargs)
         inputs = [known for t in given if (known := self.known(t))]
         schema = operator._schema.arguments
-        targets = [a for a, s in zip(args, schema, strict=False) if s.is_write]
+        written = [s.alias_info is not None and s.alias_info.is_write for s in schema]
+        targets = [a for a, is_target in zip(args, written, strict=False) if is_target]
         writes = [k for t in targets if isinstance(t, torch.Tensor) and (k := self.known(t))]
         device = self._place == "cuda" or any(known.stream for known in inputs)
         found = operator(*args, **kwargs)
