@@ -9,14 +9,17 @@ on, as in PyTorch's allocator, which orders a later owner there and nowhere else
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 Clock = dict[int, int]
 
 
-class Race(Exception):
+class Race(BaseException):  # which no decoder's or backend's own handling of errors hides
     """Two accesses to one piece of memory, and nothing says which comes first."""
 
 
@@ -29,6 +32,7 @@ class Stream:
         self.gpu, self.name, self.clock = gpu, name, dict(gpu.host)
         self.free: list[Memory] = []
         gpu.streams.append(self)
+        self.cuda_stream = len(gpu.streams)
 
     def work(self, reads: list[Memory], writes: list[Memory]) -> Clock:
         """Enqueue a piece of work; the clock at which it is done."""
@@ -50,13 +54,17 @@ class Stream:
         if self.gpu.edge(f"the host waits for {self.name}"):
             self.gpu.host = later(self.gpu.host, self.clock)
 
+    def query(self) -> bool:
+        return True
+
 
 class Event:
     def __init__(self, gpu: Gpu) -> None:
         self.gpu, self.of = gpu, "nothing"
         self.clock: Clock = {}
 
-    def record(self, stream: Stream) -> None:
+    def record(self, stream: Stream | None = None) -> None:
+        stream = stream or self.gpu.current
         self.of, self.clock = stream.name, dict(later(stream.clock, self.gpu.host))
 
     def synchronize(self) -> None:
@@ -168,3 +176,245 @@ class Gpu:
 
 def _name(who: object) -> str:
     return who.name if isinstance(who, Stream) else "the host"
+
+
+# ------------------------------------------------------------------------------ torch itself
+
+
+class Watched(Gpu):
+    """The same under torch itself: its own operators, on the CPU, with what they read and write.
+
+    ``with watched.torch(monkeypatch):`` tensors on "cuda" are the host's in truth, and known by
+    their addresses. A copy to the host is waited for, as CUDA does, and one from it that nobody
+    said was not to be.
+    """
+
+    def __init__(self, missing: int | None = None) -> None:
+        super().__init__()
+        self._of_begun = missing
+        self._place = ""
+        self._known: dict[int, _Known] = {}
+        self._pinned: set[int] = set()
+        self._graph: Graph | None = None
+        self.waits: list[str] = []
+        """Operators that the host waited for: copies between the two."""
+
+    @contextmanager
+    def torch(self, monkeypatch: Any) -> Iterator[None]:
+        import torch
+
+        def event(**_: object) -> Event:
+            return Event(self)
+
+        for name, fake in {
+            "is_available": lambda: True,
+            "device_count": lambda: 1,
+            "get_device_name": lambda: "Watched",
+            "device": lambda _: nullcontext(),
+            "Stream": self.cuda.Stream,
+            "Event": event,
+            "stream": self.on,
+            "set_stream": lambda stream: setattr(self, "current", stream),
+            "current_stream": self.cuda.current_stream,
+            "CUDAGraph": Graph,
+            "graph": self._capture,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 0)
+        used = lambda tensor, stream: self.known(tensor).used.append(stream)  # noqa: E731
+        monkeypatch.setattr(torch.Tensor, "record_stream", used)
+        with _functions(self), _operators(self):
+            yield
+
+    @contextmanager
+    def _capture(self, graph: Graph, *, stream: Stream, **_: object) -> Iterator[None]:
+        """What is captured is computed as well, which CUDA does not."""
+        with self.on(stream):
+            self._graph = graph
+            yield
+            self._graph = None
+
+    def begin(self) -> None:
+        """Waits count from here on, and may be ``missing``."""
+        self.edges.clear()
+        self._missing = self._of_begun
+
+    def by_handle(self, handle: int) -> Stream:
+        return next(stream for stream in self.streams if stream.cuda_stream == handle)
+
+    def lock(self, array: Any) -> None:
+        """Page-lock it."""
+        self._pinned.add(array.ctypes.data)
+
+    def host_writes(self, array: Any, values: Any) -> None:
+        known = self._known.get(array.ctypes.data)
+        self.access(self, self.host, [], [known.memory] if known else [])
+        array[...] = values
+
+    def memory(self, address: int) -> Memory:
+        return self._known[address].memory
+
+    def view(self, address: int) -> Any:
+        """What lies there, as a library sees it."""
+        import numpy as np
+
+        shape = self._known[address].shape
+        raw = (ctypes.c_float * math.prod(shape)).from_address(address)
+        return np.ctypeslib.as_array(raw).reshape(shape)
+
+    # what the modes call
+
+    def sweep(self) -> None:
+        """Memory that torch has let go goes back to its stream."""
+        for address, known in [*self._known.items()]:
+            if known.reference.expired():
+                del self._known[address]
+                self._pinned.discard(address)
+                if known.stream:
+                    clocks = [later(s.clock, self.host) for s in known.used]
+                    known.memory.busy = clocks
+                    known.stream.free.append(known.memory)
+
+    def known(self, tensor: Any, *, device: bool = False) -> _Known | None:
+        """Of a tensor's storage; of one that is new, on the ``device`` or not, from now on."""
+        from torch.multiprocessing.reductions import StorageWeakRef
+
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        if not address:
+            return None
+        if address not in self._known:
+            stream = self.current if device else None
+            self._known[address] = _Known(
+                StorageWeakRef(storage), self.take(stream), stream, tuple(tensor.shape), []
+            )
+        return self._known[address]
+
+    def called(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """By Python: devices are turned into the CPU, and remembered."""
+        import torch
+
+        name = getattr(function, "__name__", "")
+        if function == torch.Tensor.device.__get__:
+            known = self.known(args[0])
+            return torch.device("cuda" if known and known.stream else "cpu")
+        if name == "is_pinned":
+            return args[0].data_ptr() in self._pinned
+        if name == "pin_memory":
+            copy = args[0].clone()
+            self._pinned.add(copy.data_ptr())
+            return copy
+        if name in ("cpu", "cuda"):
+            return args[0].to(name, copy=True)
+        if name in ("device", "_parse_to"):
+            return function(*args, **kwargs)
+        places = [each for each in (*args, kwargs.get("device")) if _is_device(each)]
+        cpu = torch.device("cpu")
+        args = tuple(cpu if _is_device(each) else each for each in args)
+        if "device" in kwargs:
+            kwargs["device"] = cpu
+        locked = kwargs.pop("pin_memory", False)
+        if name == "to" and places:
+            known = self.known(args[0])
+            if known and bool(known.stream) == (str(places[0]) == "cpu"):
+                kwargs["copy"] = True  # it is elsewhere
+        before, self._place = self._place, str(places[0]).partition(":")[0] if places else ""
+        try:
+            found = function(*args, **kwargs)
+        finally:
+            self._place = before
+        if locked:
+            self._pinned.add(found.data_ptr())
+        return found
+
+    def done(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """By the dispatcher: what it reads and writes is known by its schema."""
+        import torch
+        from torch.utils._pytree import tree_leaves
+
+        self.sweep()
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        name = operator._schema.name
+        if name == "aten::lift_fresh" and self._place == "cuda":  # of Python's numbers
+            self.current.work([], [k.memory for t in given if (k := self.known(t, device=True))])
+            self._wait(name)
+            return operator(*args, **kwargs)
+        inputs = [known for t in given if (known := self.known(t))]
+        schema = operator._schema.arguments
+        written = [s.alias_info is not None and s.alias_info.is_write for s in schema]
+        targets = [a for a, is_target in zip(args, written, strict=False) if is_target]
+        writes = [k for t in targets if isinstance(t, torch.Tensor) and (k := self.known(t))]
+        device = self._place == "cuda" or any(known.stream for known in inputs)
+        found = operator(*args, **kwargs)
+        results = [t for t in tree_leaves(found) if isinstance(t, torch.Tensor)]
+        seen = {id(known) for known in inputs}
+        own = device and self._place != "cpu"
+        new = [k for t in results if (k := self.known(t, device=own)) and id(k) not in seen]
+        if not (writes or new or not results) or name.startswith("aten::empty"):
+            return found  # a view, or what nothing has written yet
+        touched = [k.memory for k in [*writes, *new]]
+        reads = [k.memory for k in inputs if k not in writes]
+        if not device:
+            self.access(self, self.host, reads, touched)
+            return found
+        self.current.work(reads, touched)
+        if self._graph is not None:
+            self._graph.steps.append((operator, args, kwargs, results))
+        crosses = len({bool(k.stream) for k in [*inputs, *new]}) > 1 or not results
+        later_on = kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True)
+        if crosses and not later_on:
+            self._wait(name)
+        return found
+
+    def _wait(self, name: str) -> None:
+        self.waits.append(name)
+        self.host = later(self.host, self.current.clock)
+
+
+class Graph:
+    """Of operators, whose results are where they were when they were captured."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+
+    def replay(self) -> None:
+        for operator, args, kwargs, results in self.steps:
+            again = operator(*args, **kwargs)
+            for to, of in zip(results, [again], strict=True):
+                to.copy_(of)
+
+
+class _Known(NamedTuple):
+    reference: Any
+    memory: Memory
+    stream: Stream | None
+    """That it was taken on; None: the host's."""
+    shape: tuple[int, ...]
+    used: list[Stream]
+
+
+def _is_device(value: object) -> bool:
+    import torch
+
+    text = value if isinstance(value, str) else ""
+    return isinstance(value, torch.device) or text.partition(":")[0] in ("cuda", "cpu")
+
+
+def _functions(gpu: Watched) -> Any:
+    from torch.overrides import TorchFunctionMode
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+            return gpu.called(function, args, dict(kwargs or {}))
+
+    return Functions()
+
+
+def _operators(gpu: Watched) -> Any:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, operator: Any, _: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+            return gpu.done(operator, args, dict(kwargs or {}))
+
+    return Operators()

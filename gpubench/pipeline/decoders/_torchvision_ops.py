@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import Unavailable
@@ -42,6 +43,16 @@ def encoded(data: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
+@cache
+def _normalisation(spec: Spec, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation, (3, 1, 1) float32. Torchvision would make them of numbers for each
+    picture, and for such a copy the host waits until the GPU has done all before it."""
+    import torch
+
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=device) for v in spec.normalisation)
+    return mean.view(-1, 1, 1), std.view(-1, 1, 1)
+
+
 def transform(spec: Spec, pixels: torch.Tensor, out: torch.Tensor) -> None:
     """(3, H, W) uint8 RGB -> ``out``, one input on the same device."""
     import torch
@@ -56,7 +67,6 @@ def transform(spec: Spec, pixels: torch.Tensor, out: torch.Tensor) -> None:
         if spec.channels == "bgr":
             made = made.flip(0)
         if spec.dtype != "uint8":
-            mean, std = map(list, spec.normalisation)
-            made = functional.to_dtype(made, torch.float32, scale=True)
-            made = functional.normalize(made, mean, std, inplace=True)
+            mean, std = _normalisation(spec, made.device)
+            made = functional.to_dtype(made, torch.float32, scale=True).sub_(mean).div_(std)
         out.copy_(made if spec.layout == "NCHW" else made.permute(1, 2, 0))

@@ -182,7 +182,7 @@ def pipeline(spec: Spec, batch: int, index: int | None, threads: int) -> Any:
     mean, std = spec.normalisation
     made = Pipeline(batch_size=batch, device_id=index, num_threads=threads,
                     prefetch_queue_depth=Dali.ahead + 1, exec_dynamic=True)  # fmt: skip
-    on = {"hw_decoder_load": HARDWARE_LOAD} if index is not None else {}
+    on: dict[str, Any] = {"hw_decoder_load": HARDWARE_LOAD} if index is not None else {}
     with made:
         pixels = fn.decoders.image(
             fn.external_source(name="encoded"),

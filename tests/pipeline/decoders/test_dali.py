@@ -93,6 +93,7 @@ class Fake:
         self._prefetched = True
 
     def outputs(self, stream: object = None) -> Any:
+        self.stream = stream
         files = self._ahead.pop(0)
         if words := self._fails([files, *self._ahead]):
             raise RuntimeError(words)
@@ -153,6 +154,18 @@ def test_what_is_no_pictures_fault_is_an_error_and_not_pillow_under_another_name
     with pytest.raises(RuntimeError, match=words):
         one.transform(one.decode(PLAIN), torch.zeros((4, *SPECS[1].shape)))
     assert not one._damaged
+
+
+def test_on_a_gpu_what_it_makes_is_bound_to_the_stream_that_reads_it(
+    faked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DALI orders its own work before that stream's, and the reuse of the memory behind it."""
+    one = faked(lambda _: "")
+    one._index = 0
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the session's")
+    one.transform(one.decode(PLAIN), torch.zeros((4, *SPECS[1].shape)))
+    assert one._pipeline.stream == "the session's"
+    assert not one._made, "it is let go once the copy of it is enqueued"
 
 
 @pytest.mark.skipif(HERE, reason="DALI is installed")
