@@ -232,13 +232,9 @@ def _repository(here: Path) -> Path | None:
 
 def _unknown_to_git(suite: Path) -> Iterator[str]:
     """What another checkout would lack of the suite's files."""
-    from gpubench.run import setup
-
     if (top := _repository(Path.cwd().resolve())) is None:
         return
-    work = setup.load(str(suite), {}).workload
-    named = (Path(_path(k, getattr(work, k))) for k in ("model", "weights", "images", "labels"))
-    found = [suite.absolute(), *(p for p in named if p.is_absolute() and p.exists())]
+    found = [suite.absolute(), *_named(suite)]
     outside = [p for p in found if not p.resolve().is_relative_to(top)]
     for path in outside:
         yield f"{path.resolve()} is outside the repository: other checkouts do not have it"
@@ -246,11 +242,25 @@ def _unknown_to_git(suite: Path) -> Iterator[str]:
         yield f"git ignores {name}: other checkouts do not have it"
 
 
+def _named(suite: Path) -> list[Path]:
+    """Files and folders that it measures."""
+    from gpubench.run import setup
+
+    work = setup.load(str(suite), {}).workload
+    keys = ("model", "weights", "images", "labels", "calibration")
+    paths = (Path(_path(key, getattr(work, key))) for key in keys)
+    return [path for path in paths if path.is_absolute() and path.exists()]
+
+
 def _ignored(top: Path, paths: Sequence[Path]) -> list[str]:
-    ask = software.git(top, "check-ignore", "--", *map(str, paths))
+    return _git(top, "check-ignore", "--", *map(str, paths))
+
+
+def _git(top: Path, *words: str) -> list[str]:
+    """The lines of its answer; none where it has none, or fails."""
     try:
-        done = subprocess.run(ask, env=software.environ_of_git(), capture_output=True, text=True,
-                              check=False)  # fmt: skip
+        done = subprocess.run(software.git(top, *words), env=software.environ_of_git(),
+                              capture_output=True, text=True, check=False)  # fmt: skip
     except FileNotFoundError:
         return []
     return done.stdout.splitlines()
@@ -310,7 +320,9 @@ def _next(made: Mapping[Path, str], suite: Path, extras: Sequence[str]) -> Itera
     if top := _repository(Path.cwd().resolve()):
         own = [Path(name).absolute() for name in ("pyproject.toml", "uv.lock")]
         own = [p for p in own if (p.exists() or steps) and str(p) not in _ignored(top, own)]
-        named = [*map(str, made), *(p.name for p in own)]
+        others = ("ls-files", "--others", "--exclude-standard", "--")
+        new = (p for p in _named(suite) if _git(top, *others, f":(literal){p.resolve()}"))
+        named = [*map(str, made), *(os.path.relpath(p) for p in new), *(p.name for p in own)]
         steps += [shlex.join(["git", "add", *named]), "git commit -m 'Measure speed'"]
         again = f"{gpubench} ab {shlex.quote(str(suite))} --baseline-ref HEAD --budget {BUDGET}"
         steps += [f"{again}  # after a change: is it slower?"]

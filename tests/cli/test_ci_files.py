@@ -220,6 +220,26 @@ def test_a_change_is_compared_with_what_it_comes_from(
     assert [e[e.index("--format") + 1] for e in exports] == forms.get(name, [])
 
 
+@pytest.mark.parametrize("name", ["buildkite", "jenkins", "shell"])
+def test_a_shallow_clone_is_told_and_no_slowdown(
+    name: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = checkout.parent / "origin"
+    shallow = checkout.parent / "shallow"
+    git(
+        checkout.parent,
+        "clone",
+        "-q",
+        "--depth=1",
+        "--branch",
+        "head",
+        f"file://{origin}",
+        "shallow",
+    )
+    assert run(scripts(name, shallow), 0, shallow) == 2  # 1 would be a confirmed slowdown
+    assert "shallow" in capsys.readouterr().out
+
+
 def test_merged_results_of_gitlab_are_compared_with_the_target() -> None:
     """HEAD is then a merge, and what is only the target's is nobody's change."""
     [line] = [line for line in parsed("gitlab")["speed"]["script"] if line.startswith("base=")]

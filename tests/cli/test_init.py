@@ -80,6 +80,11 @@ def test_a_suite_for_a_file_is_what_inspect_knows(onnx: Path, cache_dir: Path) -
         ["uv", "init"], ["uv", "add"], ["git", "add"], ["git", "commit"], ["uv", "run"],
     ] or steps[-1][6:].startswith("gpubench ab")  # fmt: skip
     assert "gpubench ab gpubench.toml --baseline-ref HEAD --budget 5m " in steps[-1]
+    add = "git add gpubench.toml .github/workflows/speed.yml birds.onnx pyproject.toml uv.lock"
+    assert steps[2][6:] == add  # without the model the base would lack it
+    subprocess.run(["git", "add", "birds.onnx"], check=True)
+    again = run("-o", "two.toml", "--cache-dir", cache_dir).stdout
+    assert "git add two.toml pyproject.toml uv.lock\n" in again
 
 
 def test_own_code_runs_in_workers_only(project: Path, tmp_path: Path, cache_dir: Path) -> None:

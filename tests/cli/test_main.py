@@ -234,6 +234,8 @@ def test_plan_runs_nothing(write_suite: WriteSuite, tmp_path: Path, cache_dir: P
     )  # fmt: skip
     before = sorted(tmp_path.rglob("*"))
     done = gpubench("plan", suite, "--cache-dir", cache_dir)
+    assert re.search(r"^as an A/B: about .*; --budget \d+m finds a slowdown of [\d.]+ %$",
+                     done.stdout, re.M)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "2 cells x 2 repeats" in done.stdout
     assert "2 repeats: no usable intervals; --repeats 3" in done.stdout

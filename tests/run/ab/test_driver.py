@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,7 +79,9 @@ def verdicts(files: Arms) -> dict[str, str]:
 
 
 def test_a_slower_arm_is_found(job: Callable[..., driver.ABJob]) -> None:
-    files = driver.run(job("latency_us=300", "latency_us=600"), Watch())
+    watch = Watch()
+    files = driver.run(job("latency_us=300", "latency_us=600"), watch)
+    assert re.search(r"; --budget 1m finds a slowdown of [\d.]+ %; ", watch.lines[0])
     [row] = compare(*files)
     assert row.verdict == "REGRESSED"
     assert row.code == "confirmed"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import InputError
-from gpubench.run.bisect.commits import Commits
+from gpubench.run.bisect.commits import INERT, Commits
 from tests.run.ab.test_interpreters import git
 
 
@@ -59,6 +59,14 @@ def test_documentation_costs_nothing(scratch: Scratch, tmp_path: Path) -> None:
     row = Commits("start", "HEAD", tmp_path)
     assert scratch.tags(row) == ["start", "code", "requirements"]
     assert row.notes == ["4 commits of documentation left out"]
+    for name in ("LICENSE-2.0.txt", "LICENSE", "CITATION.cff", ".gitlab-ci.yml", ".gitignore"):
+        assert INERT.search(name)
+    for name in (
+        "LICENSE_PLATES.onnx",
+        "NOTICE.py",
+        "models/CITATIONS.pth",
+    ):  # a name alone is none
+        assert not INERT.search(name)
     with pytest.raises(InputError, match=r"only documentation has changed \(1 commit\)"):
         Commits("start", "readme", tmp_path)
 
