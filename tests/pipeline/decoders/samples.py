@@ -35,6 +35,7 @@ ARRANGED = [
          channels="bgr"),
     Spec(size=(48, 48), resize=50, range=(0, 255), mean=(0, 0, 0), std=(1, 1, 1), dtype="uint8"),
     Spec(size=(48, 40), resize=50, dtype="float16"),
+    Spec(size=(64, 48), resize=(72, 60)),
     Spec(size=(32, 32), resize=32, channels="grey", mean=(0.5,), std=(0.25,)),
 ]  # fmt: skip
 """What networks that are not torchvision's take."""
@@ -43,7 +44,6 @@ SPECS = [
     Spec(size=(299, 299), resize=342),
     Spec(size=(96, 96), resize=80),
     Spec(size=(48, 96), resize=64),
-    Spec(size=(64, 48), resize=(72, 60)),
     Spec(size=(97, 97), resize=80),
     Spec(size=(28, 28), resize=32, mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3)),
     Spec(size=(64, 64), resize=64, interpolation="lanczos"),

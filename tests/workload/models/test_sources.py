@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -433,6 +436,48 @@ def test_a_program_of_torch_export_is_a_network(tmp_path: Path, cache: Cache, fi
     if fixed:
         with pytest.raises(Unsupported, match="has a fixed batch size of 2, and cannot have 3"):
             model.onnx("fp32", 3)
+
+
+ELSEWHERE = """
+import sys
+from gpubench.errors import InputError
+from gpubench.workload.models.sources.exported import Exported
+import torch
+print(list(Exported().build(sys.argv[1], 0, {})(torch.zeros(2, 3, 8, 8))))
+try:
+    Exported().build(sys.argv[2], 0, {})
+except InputError as error:
+    print(error)
+"""
+
+
+@dataclasses.dataclass
+class Held:
+    logits: Any
+
+
+def test_a_program_that_answers_with_a_class_needs_no_import_of_the_users(tmp_path: Path) -> None:
+    """Transformers' outputs are known once it is imported; of another class the remedy is told."""
+    import torch
+    from transformers.modeling_outputs import ImageClassifierOutput
+
+    class Answers(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, kind: Any) -> None:
+            super().__init__()
+            self.kind, self.last = kind, torch.nn.Linear(192, 5)
+
+        def forward(self, x: Any) -> Any:
+            return self.kind(logits=self.last(x.flatten(1)))
+
+    torch.export.register_dataclass(Held, serialized_type_name="own.Held")
+    files = [str(exported(tmp_path / f"{kind.__name__}.pt2", (3, 8, 8), Answers(kind)))
+             for kind in (ImageClassifierOutput, Held)]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *files], capture_output=True, text=True, check=True
+    )
+    found, refused = done.stdout.splitlines()
+    assert found == "['logits']"
+    assert refused.endswith("answers with a tensor, a tuple or a dict (it answers with own.Held)")
 
 
 @pytest.mark.parametrize(
