@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gpubench.workload.models.base import Model
 
 _INSTALL = (
-    "`pip install gpubench[torch-tensorrt]` with NVIDIA's own package index as an extra index "
+    "`pip install 'gpubench[torch-tensorrt]'` with NVIDIA's own package index as an extra index "
     "(docs, Backends and GPUs: TensorRT); it brings the PyTorch that it was built for"
 )
 _PROGRAM, _ENGINES = "program.ep", "engines"

@@ -12,11 +12,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gpubench import units
+from gpubench import escape, units
 from gpubench.backends import base
 from gpubench.cache import Cache
 from gpubench.errors import InputError, Unavailable
 from gpubench.pipeline.decoders import base as decoders_base
+from gpubench.run import availability
 from gpubench.run.plan_view import table
 from gpubench.run.tune import options as space_options
 from gpubench.suite import file
@@ -33,7 +34,7 @@ def everything() -> Group:
     for name, backend, here in _registered(base):
         short.add_row(name, Text(backend.summary if backend else ""), Text(here))
     families: dict[str, list[str]] = {}
-    for name in networks.names():
+    for name in _models():
         family = (re.match(r"[a-z]+_?", name) or [name])[0]
         families.setdefault(family, []).append(name.removeprefix(family))
     words = [f"{f}{{{','.join(more)}}}" if len(more) > 1 else f"{f}{more[0]}"
@@ -92,7 +93,14 @@ def _registered(registry: Any) -> Iterator[tuple[str, Any, str]]:
 
 def models() -> Text:
     """Names of the classification networks, one a line."""
-    return Text("\n".join(networks.names()))
+    return Text("\n".join(_models()))
+
+
+def _models() -> tuple[str, ...]:
+    lack = None if networks.listed() else availability.lack(networks.source("torchvision"))
+    if lack:
+        escape.tell(f"note: torchvision's are not listed: {lack.reason}; {lack.remedy}")
+    return networks.names()
 
 
 def suites() -> Table:

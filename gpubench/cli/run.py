@@ -90,7 +90,7 @@ def plan(suite: str, cache_dir: Path | None, keys: bool, extras: bool, **chosen:
     from gpubench.run import api, availability, setup
 
     if extras:
-        lacks = availability.lacks(*availability.named_by(setup.load(suite, chosen)))
+        lacks = availability.lacks(*availability.of_use(setup.load(suite, chosen)))
         terminal.write(",".join(availability.extras(lacks)) + "\n")
         return
     terminal.console().print(api.plan(suite, keys=keys, cache_dir=cache_dir, **chosen))

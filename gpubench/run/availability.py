@@ -14,10 +14,12 @@ from gpubench import plugins
 from gpubench.backends import base
 from gpubench.backends.base import Backend
 from gpubench.errors import InputError, Unavailable
+from gpubench.machine.cores import usable_cores
+from gpubench.machine.gpu import visible_gpus
 from gpubench.pipeline import loader
 from gpubench.pipeline.decoders import base as decoders
 from gpubench.pipeline.decoders.base import Decoder
-from gpubench.suite.grid import combinations
+from gpubench.suite.grid import combinations, expand
 from gpubench.suite.types import Catalog, Cell, Suite
 from gpubench.workload.models import given_input, registry
 from gpubench.workload.models.onnx_model import refusal
@@ -211,6 +213,24 @@ def refusals(suite: Suite, device: Literal["cpu", "cuda"]) -> dict[str, str]:
 def backends_of(suite: Suite) -> dict[str, base.Backend]:
     """Those that it names."""
     return {name: base.get(name) for name in sorted(suite.axes.backend)}
+
+
+def of_use(suite: Suite) -> tuple[dict[str, base.Backend], list[str], list[str]]:
+    """As `named_by`, less what refuses all of its cells on this machine's device: to install that
+    would bring nothing."""
+    backends, decoders, models = named_by(suite)
+    device = device_of(suite, len(visible_gpus()))
+    cells = expand(suite, device, len(usable_cores()))
+    used = {cell.backend for cell in cells if not _refuses(backends[cell.backend], cell)}
+    serving = [name for name in decoders if not decoder(name).unsupported(device)]
+    return {name: one for name, one in backends.items() if name in used}, serving, models
+
+
+def _refuses(backend: Backend, cell: Cell) -> bool:
+    try:
+        return bool(backend.unsupported(cell))
+    except Exception:  # noqa: BLE001  # a third party's, which a plan tells
+        return False
 
 
 def named_by(suite: Suite) -> tuple[dict[str, base.Backend], list[str], list[str]]:

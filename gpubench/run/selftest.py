@@ -148,9 +148,10 @@ def run(
             (None, None), rule, 60 * minutes, cache_dir, place / "aa", False, (),
         )  # fmt: skip
         if not job.sides[0].plan.cells:
+            skips = job.sides[0].plan.skips
+            why = dict.fromkeys("; ".join(filter(None, (s.reason, s.remedy))) for s in skips)
             raise GpubenchError(
-                f"suite {suite}: none of its cells can be measured here; "
-                f"'gpubench plan {suite}' says why"
+                f"suite {suite}: none of its cells can be measured here: {' | '.join(why)}"
             )
         pairs: list[Pair] = []
         runs: list[RecordFile] = []

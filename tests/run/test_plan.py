@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from gpubench import plugins
 from gpubench.backends.base import Device, Facts, Session
 from gpubench.cache import Cache
+from gpubench.cli import listings
 from gpubench.errors import InputError, Unavailable
 from gpubench.run import availability
 from gpubench.run import plan as plan_module
@@ -106,6 +107,34 @@ def test_cells_of_a_network_whose_library_is_missing_are_skipped(
     both = availability.lacks({"fake": Stub(missing=True)}, (), [fine.model])
     assert availability.extras(both) == ["timm"]  # of the other nothing is known
     assert len(both) == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "backends", "decoders"),
+    [
+        ("cpu", ["torch-eager"], ["pil"]),
+        ("cuda", ["tensorrt", "torch-eager"], ["dali", "pil"]),
+    ],
+)
+def test_what_a_device_cannot_have_is_not_to_be_installed(
+    device: str, backends: list[str], decoders: list[str]
+) -> None:
+    axes = Axes(backend=("torch-eager", "tensorrt"), decoder=("pil", "dali"), device=device,
+                boundary=("pipeline",))  # fmt: skip
+    found, decode, models = availability.of_use(replace(SUITE, axes=axes))
+    assert ([*found], decode, models) == (backends, decoders, [SUITE.workload.model])
+
+
+def test_models_that_cannot_be_listed_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "listed", lambda: False)
+    monkeypatch.setattr(registry, "source", lambda _: Absent())
+    monkeypatch.setattr(registry, "names", lambda: ("digits",))
+    assert listings.models().plain == "digits"
+    assert capsys.readouterr().err.endswith(
+        "not listed: timm is not installed; pip install 'gpubench[timm]'\n"
+    )
 
 
 def test_a_backend_that_reads_onnx_needs_what_writes_it(
