@@ -11,10 +11,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -112,6 +114,16 @@ def test_each_extra_is_installed_from_the_wheel_before_a_release(declared: dict[
     assert sorted([*tried, *others]) == sorted(["", *extras])
 
 
+@pytest.fixture
+def release() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("release", ROOT / ".ci/release.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.parametrize(
     ("tag", "log", "told"),
     [
@@ -122,13 +134,9 @@ def test_each_extra_is_installed_from_the_wheel_before_a_release(declared: dict[
     ],
 )
 def test_a_tag_is_the_version_and_has_its_section(
-    tag: str, log: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = importlib.util.spec_from_file_location("release", ROOT / ".ci/release.py")
-    assert spec
-    assert spec.loader
-    release = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(release)
+    release: ModuleType, tag: str, log: str, told: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setattr(release, "ROOT", tmp_path)
     (tmp_path / "CHANGELOG.md").write_text(log)
     if told:
@@ -136,6 +144,33 @@ def test_a_tag_is_the_version_and_has_its_section(
             release.notes(tag, "1.2.3")
     else:
         assert release.notes(tag, "1.2.3") == "### Fixed\n\n- x\n"
+
+
+def test_archives_with_too_much_or_too_little_are_no_release(
+    release: ModuleType, tmp_path: Path
+) -> None:
+    about = "gpubench-1.2.3.dist-info"
+    whole = {*release.WHEEL, f"{about}/METADATA"}
+    whole |= {f"{about}/licenses/{name}" for name in release.LICENCES}
+    odd = {"tests/test_x.py", "gpubench/net.onnx"}
+    archive = tmp_path / "gpubench-1.2.3-py3-none-any.whl"
+    for names, faults in (
+        (whole, []),
+        (whole - {"gpubench/py.typed"}, ["lacks gpubench/py.typed"]),
+        (whole | odd, ["has tests/test_x.py", "has gpubench/net.onnx"]),
+    ):
+        with zipfile.ZipFile(archive, "w") as file:
+            for name in names:
+                file.writestr(name, "")
+        assert release.wheel_faults(archive) == [f"{archive.name} {fault}" for fault in faults]
+    source = tmp_path / "gpubench-1.2.3.tar.gz"
+    with tarfile.open(source, "w:gz") as file:
+        for name in ("pyproject.toml", "suites/quick.toml", "reports/x.json", *release.LICENCES):
+            file.addfile(tarfile.TarInfo(f"gpubench-1.2.3/{name}"))
+    assert release.sdist_faults(source) == [
+        f"{source.name} lacks CHANGELOG.md", f"{source.name} lacks gpubench/py.typed",
+        f"{source.name} has reports/x.json",
+    ]  # fmt: skip
 
 
 def test_extras_of_onnxruntime_are_declared_apart(declared: dict[str, Any]) -> None:
