@@ -120,11 +120,11 @@ def _optimise(program: ONNXProgram, own: Mapping[str, Tensor], dtype: str) -> No
 
     def weights() -> Iterator[ir.Value]:
         for node in graph:
-            if node.op_type in _FOLDED and node.inputs[0].dtype == kind:
+            if node.op_type in _FOLDED and node.inputs[0].dtype != ir.DataType.FLOAT:
                 yield from (v for v in node.inputs[1:] if v is not None and v.const_value)
 
     for value in weights():
-        if value.name in own:
+        if value.name in own and all(user.op_type in _FOLDED for user, _ in value.uses()):
             value.const_value = ir.tensor(own[value.name].numpy(), name=value.name)
             value.dtype = ir.DataType.FLOAT
     program.optimize()

@@ -69,7 +69,8 @@ def test_batch_norms_are_folded_in_fp32_whatever_class_or_shape_the_network_has(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, error: float
 ) -> None:
     """Of a variance that fp16 does not have; a norm of another class, one before a convolution, one
-    of two uses of a layer; Python's `if`, which torch.fx does not trace; a HardSwish."""
+    of two uses of a layer; weights that something else uses, too; Python's `if`, which torch.fx
+    does not trace; a HardSwish."""
     import onnx
     import onnxruntime
     import torch
@@ -84,12 +85,13 @@ def test_batch_norms_are_folded_in_fp32_whatever_class_or_shape_the_network_has(
             super().__init__()
             self.first, self.conv, self.norm = nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), Active(8)
             self.twice, self.last = nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
+            self.tied = nn.Conv2d(8, 8, 1, bias=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.norm(self.conv(self.first(x)))
             if x.shape[-1] > 2:
                 x = self.last(self.twice(x)) + self.twice(x)
-            return x.mean((2, 3))
+            return self.tied(x).mean((2, 3)) @ self.tied.weight.flatten(1).t()
 
     torch.manual_seed(0)
     network = Network().eval()
