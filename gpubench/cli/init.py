@@ -213,6 +213,9 @@ def _service(name: str, suite: Path) -> tuple[Path, str]:
     project = str(here.relative_to(top))
     values = {"PROJECT": project, "SUITE": os.path.relpath(suite, here)}
     text = (TEMPLATES / template).read_text("utf-8")
+    folder = "" if project == "." else "-" + project.replace("/", "-")
+    if "{}" in target:  # names of its own: of two with one name GitHub would cancel the other
+        text = re.sub(r"\b([Ss]peed)\b", rf"\1{folder}", text)
     for key, value in values.items():
         if not _PLAIN.fullmatch(value):
             raise InputError(
@@ -220,9 +223,6 @@ def _service(name: str, suite: Path) -> tuple[Path, str]:
                 "and . _ + - / only; rename it"
             )
         text = re.sub(rf'(\b{key}(?:: | = |=))"[^"\n]*"', rf'\g<1>"{value}"', text)
-    folder = "" if project == "." else "-" + project.replace("/", "-")
-    if "{}" in target:  # names of its own: of two with one name GitHub would cancel the other
-        text = re.sub(r"\b([Ss]peed)\b", rf"\1{folder}", text)
     return Path(os.path.relpath(top / target.format(folder), here)), text
 
 

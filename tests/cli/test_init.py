@@ -195,6 +195,22 @@ def test_a_folder_of_a_larger_repository_has_files_of_its_own(
     assert 'PROJECT = "apps/birds"\n' in (onnx.parent / "Jenkinsfile").read_text()
 
 
+def test_names_of_its_own_are_not_put_into_the_paths_of_a_project(
+    onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(init, "find_spec", lambda _: None)
+    (onnx.parent / "services/speed").mkdir(parents=True)
+    monkeypatch.chdir(onnx.parent / "services/speed")
+    words = ("../../birds.onnx", "-o", "speed.toml", "--ci", "github,buildkite,shell")
+    assert run(*words).exit_code == 0
+    flow = yaml.safe_load((onnx.parent / ".github/workflows/speed-services-speed.yml").read_text())
+    assert (flow["env"]["PROJECT"], flow["env"]["SUITE"]) == ("services/speed", "speed.toml")
+    for place in onnx.parent.rglob("*services-speed*"):
+        text = place.read_text()
+        assert "services/speed" in text
+        assert "services/speed-" not in text
+
+
 def test_what_other_checkouts_lack_is_said(
     onnx: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,7 +129,8 @@ class Places:
             return own
         top, it = self.worktree.top, f":(literal){below}"
         commit = git("git", self.tree.top, "rev-parse", "HEAD")
-        if not _answers(top, "ls-files", "-oi", "--exclude-standard", "--directory", "--", it):
+        listed = ("ls-files", "-o", "--exclude-standard", "--directory")
+        if not _answers(top, *listed, "-i", "--", it) or _answers(top, *listed, "--", it):
             return own
         same = _answers(top, "diff", "--no-ext-diff", "--quiet", commit, "--", it) is not None
         return top / below if same else own
@@ -321,36 +322,38 @@ def _neighbours(what: str, top: Path, tree: Path, root: Path) -> Iterator[str]:
     ``root``: what is to ``tree`` as / is to ``top``.
     """
 
-    def linked(folder: Path, path: str) -> Path | None:
-        """To where ``path`` leads from a folder, as if of the user's; None: it stays inside."""
+    known = set[Path]()
+
+    def outside(folder: Path, path: str) -> Path | None:
+        """To where ``path`` leads from a folder; None: inside, or it is known."""
         real = Path(os.path.normpath(folder / path))
-        if Path(path).is_absolute() or real.is_relative_to(top):
+        if Path(path).is_absolute() or real.is_relative_to(top) or real in known:
             return None
-        link = root.joinpath(*real.parts[1:])
-        if real.exists() and not os.path.lexists(link):
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(real)
+        known.add(real)
         return real
 
     for _, name in _staged(what, tree, "120000"):
         with suppress(OSError):  # a sparse checkout leaves it out
-            linked((top / name).parent, str((tree / name).readlink()))
+            outside((top / name).parent, str((tree / name).readlink()))
     listed = git(what, tree, "ls-files", "-z", "--", ":(glob)**/pyproject.toml").split("\0")
     projects = [(tree / name, top / name) for name in listed if name]
-    known = set[Path]()
     while projects:
         file, as_if = projects.pop()
         for name, path in _sources(file):
-            real = linked(as_if.parent, path)
-            if real is None or real in known:
+            real = outside(as_if.parent, path)
+            if real is None:
                 continue
-            known.add(real)
             if not real.exists():
                 yield (
                     f"{as_if}: {name} = {path!r} leads to {real}, which is not there: put it back, "
                     "or name an environment that is made, with --baseline-python"
                 )
             projects.append((real / "pyproject.toml", real / "pyproject.toml"))
+    for real in sorted(known):  # a folder before what is in it
+        link = root.joinpath(*real.parts[1:])
+        if real.exists() and not os.path.lexists(link):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(real)
 
 
 def _sources(pyproject: Path) -> Iterator[tuple[str, str]]:

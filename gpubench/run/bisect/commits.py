@@ -17,7 +17,7 @@ from gpubench.run.bisect.row import Arm, Row, Version
 INERT = re.compile(
     r"(^|/)\.(github|gitlab)/|\.(md|rst|adoc)$"
     r"|(^|/)(LICEN[CS]E|NOTICE|AUTHORS|CODEOWNERS|CITATION|\.gitignore|\.gitlab-ci|Jenkinsfile)"
-    r"([.-](txt|cff|bib|yml|[A-Z0-9.-]+))*$"
+    r"(-\w+|\.(txt|cff|bib|yml|\d+))*$"
 )  # fmt: skip
 """Files that change nothing which is measured: a commit that changes no others is like the one
 before it, and needs no environment."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 
 from gpubench.analysis.compare import compare
 from gpubench.analysis.tune import constraints, racing
+from gpubench.errors import RecordError
 from gpubench.records.reader import EVIDENCE, read_arms
 from gpubench.records.record import Arm, Pairing, RecordFile
 from gpubench.run.ab import driver
@@ -64,7 +66,7 @@ def _begun(place: Path, *cells: Cell) -> bool:
     """Whether an A/B of these is there; anything else is moved aside."""
     if not place.exists():
         return False
-    found = read_arms(place)
+    found = _read(place)
     if found and [file.header.planned for file in found] == [[cell] for cell in cells]:
         return True
     names = (place.with_name(f"{EVIDENCE}-{n}") for n in itertools.count(1))
@@ -72,9 +74,16 @@ def _begun(place: Path, *cells: Cell) -> bool:
     return False
 
 
+def _read(place: Path) -> tuple[RecordFile, RecordFile] | None:
+    """Both arms; None: not both have begun, or what is there is damaged."""
+    with suppress(RecordError):
+        return read_arms(place)
+    return None
+
+
 def spent_s(out: Path) -> float:
     """Seconds that all proofs of a search have taken; both arms' records hold a pair's."""
-    found = (read_arms(place) for place in out.glob(f"{EVIDENCE}*"))
+    found = (_read(place) for place in out.glob(f"{EVIDENCE}*"))
     return sum(record.wall_s for files in found if files for record in files[1].records)
 
 

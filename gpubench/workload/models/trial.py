@@ -30,6 +30,16 @@ class Shape(Struct, frozen=True):
     """Whether it has two dimensions; else it is flattened."""
 
 
+def answers(found: Any, output: str | int | None) -> Tensor:
+    """(batch, classes), of what a network answers with; ``output``: as `Shape.output`."""
+    if isinstance(output, str) and not isinstance(found, Mapping):
+        found = getattr(found, output)
+    elif output is not None:
+        found = found[output]
+    flat: Tensor = found.flatten(1)
+    return flat
+
+
 class Answers(nn.Module):  # type: ignore[misc]
     """A network that answers with one tensor (batch, classes), whatever it answers with itself."""
 
@@ -38,13 +48,7 @@ class Answers(nn.Module):  # type: ignore[misc]
         self.network, self.output = network, output
 
     def forward(self, images: Tensor) -> Tensor:
-        found, key = self.network(images), self.output
-        if isinstance(key, str) and not isinstance(found, Mapping):
-            found = getattr(found, key)
-        elif key is not None:
-            found = found[key]
-        answers: Tensor = found.flatten(1)
-        return answers
+        return answers(self.network(images), self.output)
 
 
 class Normalised(nn.Module):  # type: ignore[misc]

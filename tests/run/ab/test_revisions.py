@@ -213,6 +213,21 @@ def test_what_a_link_leads_to_outside_is_the_same_in_both_arms(project: Project,
     assert [note for note in job.notes if "the same" in note] == [told]
 
 
+def test_a_link_into_a_folder_does_not_hide_the_rest_of_it(project: Project) -> None:
+    pool = project.top.parent / "pool"
+    pool.mkdir()
+    for name in "123":
+        (pool / f"{name}.png").touch()
+    data = project.top / "app/data"
+    data.mkdir()
+    (data / "1.png").symlink_to("../../../pool/1.png")
+    (project.top / "app/pool").symlink_to("../../pool")
+    project.commit("linked")
+    project.ab("linked")
+    [found] = {p.resolve() for p in project.cache.glob("refs/*/**/app/pool")}
+    assert found == pool
+
+
 def test_a_tracked_link_to_what_git_ignores_leads_there(project: Project) -> None:
     project.write(".gitignore", "built/\n")
     (project.top / "app/models/net.onnx").unlink()
@@ -237,6 +252,11 @@ def test_a_folder_of_which_git_ignores_the_pictures_is_the_same_in_both_arms(
         s.header.planned[0].images for s in project.ab("kept", chosen={"images": "pictures"}).sides
     ]
     assert folders == [f"{project.top}/app/pictures"] * 2
+    new = project.top / "app/pictures/new.jpg"  # neither tracked nor ignored: not the commit's
+    new.touch()
+    sides = project.ab("kept", chosen={"images": "pictures"}).sides
+    assert sides[0].header.planned[0].images != folders[0]
+    new.unlink()
     project.write("pictures/labels.csv", "a.png,1")
     project.commit("labelled")  # what the commits track is each one's own
     old, new = (

@@ -59,10 +59,13 @@ def test_documentation_costs_nothing(scratch: Scratch, tmp_path: Path) -> None:
     row = Commits("start", "HEAD", tmp_path)
     assert scratch.tags(row) == ["start", "code", "requirements"]
     assert row.notes == ["4 commits of documentation left out"]
-    for name in ("LICENSE-2.0.txt", "LICENSE", "CITATION.cff", ".gitlab-ci.yml", ".gitignore"):
+    for name in ("LICENSE-Apache-2.0.txt", "LICENSE", "CITATION.cff", ".gitlab-ci.yml",
+                 ".gitignore", ".gitlab-ci-perf.yml", "x/LICENSE" + 99 * "-a"):  # fmt: skip
         assert INERT.search(name)
     for name in (
         "LICENSE_PLATES.onnx",
+        "LICENSE-NET.PT2",
+        "LICENSE" + 99 * "-" + "/x",
         "NOTICE.py",
         "models/CITATIONS.pth",
     ):  # a name alone is none

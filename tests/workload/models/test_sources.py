@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -423,6 +424,35 @@ def exported(file: Path, shape: tuple[int, ...], module: Any = None, fixed: bool
     return file
 
 
+@pytest.mark.parametrize(
+    "sizes", ["[2, 3]", '[{"as_int": "x"}]', '[{"as_int": -4}]', '[{"as_int": 1e30}]', "null"]
+)
+def test_what_a_program_says_oddly_is_not_known_before_it_is_read(
+    tmp_path: Path, sizes: str
+) -> None:
+    file = exported(tmp_path / "x.pt2", (3, 8, 8), fixed=True)
+    odd = tmp_path / "odd.pt2"
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(odd, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("models/model.json"):
+                program = json.loads(data)
+                for value in program["graph_module"]["graph"]["tensor_values"].values():
+                    value["sizes"] = json.loads(sizes)
+                data = json.dumps(program).encode()
+            new.writestr(name, data)
+    for suffix, work in (("", odd), ("encrypted", tmp_path / "locked.pt2")):
+        if suffix:  # the flag of every member, in the central directory and before its data
+            data = bytearray(file.read_bytes())
+            for mark, at in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+                place = data.find(mark)
+                while place >= 0:
+                    data[place + at] |= 1
+                    place = data.find(mark, place + 1)
+            work.write_bytes(data)
+        assert registry.seen(Workload(model=str(work), weights="file")) is None
+
+
 @pytest.mark.parametrize("fixed", [False, True])
 def test_a_program_of_torch_export_is_a_network(tmp_path: Path, cache: Cache, fixed: bool) -> None:
     file = exported(tmp_path / "x.pt2", (1, 16, 24), fixed=fixed)
@@ -584,6 +614,8 @@ def test_where_it_cannot_be_so_it_is_refused(mode: str, size: tuple[int, int, in
     trained = replace(work, weights="DEFAULT")
     with pytest.raises(InputError, match=f"fits pictures .* in crop_mode '{mode}', .* crop = fals"):
         Timm().spec(trained, module)
+    with pytest.raises(InputError, match="crop = true and resize"):
+        Timm().spec(replace(trained, preprocess=Preprocess(crop=True)), module)
     for other in (work, replace(trained, preprocess=Preprocess(crop=False))):
         assert Timm().spec(other, module).size == size[1:]
 

@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 import zipfile
+import zlib
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -62,7 +63,7 @@ class Exported(TorchSource):
             return _compiled(model)
         answers = _told(model)[1]
         for kind in answers:
-            with suppress(ImportError):  # which registers its outputs
+            with suppress(Exception):  # which registers its outputs, if it can be had
                 if kind.startswith("transformers."):
                     import_module(kind.rpartition(".")[0])
         try:
@@ -144,19 +145,24 @@ def _told(file: str) -> tuple[Look | None, list[str]]:
         own = next(spec["user_input"] for spec in specs if "user_input" in spec)
         given = program["graph"]["tensor_values"][own["arg"]["as_tensor"]["name"]]
         batch, dtype = given["sizes"][0].get("as_int", 0), given["dtype"]
+        if type(batch) is not int or not 0 <= batch < _MOST_BYTES:
+            return None, []
         kinds = re.findall(
             r'"type": "([^"]+)"', program["module_call_graph"][0]["signature"]["out_spec"]
         )
     except (
-        OSError,
-        zipfile.BadZipFile,
+        AttributeError,
+        EOFError,
         LookupError,
+        OSError,
+        RuntimeError,
         StopIteration,
         TypeError,
         ValueError,
-        RecursionError,
+        zipfile.BadZipFile,
+        zlib.error,
     ):
-        return None, []  # of a version of torch that says it otherwise
+        return None, []  # damaged, or of a version of torch that says it otherwise
     look = Look("", batch, "uint8" if dtype == _UINT8 else "float32")
     return look, [kind for kind in kinds if not kind.startswith("builtins.")]
 

@@ -40,8 +40,10 @@ class Timm(TorchSource):
         depth, height, width = said["input_size"]
         if depth != 3:
             raise InputError(f"model {workload.model!r} takes {depth} channels; 3 are given")
-        mode, given = said["crop_mode"], workload.preprocess and workload.preprocess.given
-        own = workload.weights not in KEYWORDS and not {"crop", "resize"} & {*(given or ())}
+        mode, given = said["crop_mode"], workload.preprocess
+        own = workload.weights not in KEYWORDS and not (
+            given and (given.resize or given.crop is False)
+        )
         if own and (mode == "border" or (mode == "center" and height != width)):
             raise InputError(
                 f"model {workload.model!r}: timm fits pictures into {height}x{width} in crop_mode "
