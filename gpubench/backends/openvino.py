@@ -24,6 +24,8 @@ _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 """Precision -> OpenVINO's inference precision."""
 _RESTS = ("fp32", "bf16")
 """What it can be of what int8 leaves."""
+_UNITS = {"bf16": "AVX512_BF16 or AMX", "fp16": "AMX_FP16; or bf16 where it has that"}
+"""Precision -> CPUs that have it."""
 _SEVERAL: When = {"scenario": ("throughput",)}
 """Where more than one batch is in flight; elsewhere each is waited for, and streams lie idle."""
 
@@ -98,7 +100,7 @@ class OpenVINO(Backend):
             raise Unavailable(
                 f"{core.get_property(name, 'FULL_DEVICE_NAME')} has no {wanted} units "
                 f"(OpenVINO says: {', '.join(able)})",
-                "use precision fp32, or a CPU with AVX512_BF16 or AMX",
+                f"use precision fp32, or a CPU with {_UNITS[wanted]}",
             )
         if cell.precision == "int8":
             return quantization.onnx(cell, model, cache, "cpu")

@@ -44,7 +44,9 @@ def _pairs(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
         key, equals, value = (word.strip() for word in text.partition("="))
         if not (key and equals and value):
             raise click.BadParameter(f"{text!r}: expected KEY=VALUE, such as mean=0.5")
-        found[key] = toml_file.value(value)
+        listed = value[0] not in "[{\"'" and "," in value  # size=96,64
+        several = toml_file.value(f"[{value}]") if listed else ""
+        found[key] = several if isinstance(several, list) else toml_file.value(value)
     return found or None
 
 

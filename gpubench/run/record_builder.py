@@ -88,6 +88,11 @@ def measured(cell: Cell, repeat: int, done: Done, prepare_ns: dict[str, int]) ->
 
 
 def _remedy(cell: Cell) -> str:
+    if cell.weights == "probe" and cell.precision in ("fp16", "bf16"):
+        return (
+            f"probe weights may lose more in {cell.precision} than trained ones; give your own "
+            "(workload.weights), or try precision amp"
+        )
     if cell.precision != "int8":
         return ""
     if cell.weights == "probe":

@@ -90,13 +90,13 @@ def test_a_suite_for_a_file_is_what_inspect_knows(onnx: Path, cache_dir: Path) -
 def test_own_code_runs_in_workers_only(project: Path, tmp_path: Path, cache_dir: Path) -> None:
     log = tmp_path / "log"
     (project / "model.py").write_text(CODE.format(log=str(log)))
-    words = ("--arguments", "width=6", "--preprocess", "size=32", "--preprocess", "mean=0.5")
+    words = ("--arguments", "width=6", "--preprocess", "size=32,32", "--preprocess", "mean=0.5")
     place = ("-o", "bench/gate.toml", "--cache-dir", cache_dir)
     assert run("model.py:build", *words, *place).exit_code == 0
     said = tomllib.loads(Path("bench/gate.toml").read_text())
     assert said["workload"]["model"] == "../model.py:build"
     assert said["workload"]["arguments"] == {"width": 6}
-    assert said["workload"]["preprocess"] == {"size": 32, "mean": 0.5}
+    assert said["workload"]["preprocess"] == {"size": [32, 32], "mean": 0.5}
     assert said["axes"]["backend"] == ["onnxruntime", "openvino", "torch-eager"]
     assert "# torch-compile takes it too" in Path("bench/gate.toml").read_text()
     assert str(os.getpid()) not in log.read_text().split()

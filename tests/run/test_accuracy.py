@@ -127,11 +127,14 @@ def test_parity_fails_before_accuracy(run: Run) -> None:
     assert record.kind == "parity"
     assert record.parity
     assert record.parity.disagreements
-    for weights, words in (("probe", "probe weights say little of int8"), ("own", "calibration")):
-        cell = replace(record.cell, precision="int8", weights=weights)
+    for weights, precision, words in (
+        ("probe", "int8", "probe weights say little of int8"), ("own", "int8", "calibration"),
+        ("probe", "bf16", "probe weights may lose more in bf16"),
+    ):  # fmt: skip
+        cell = replace(record.cell, precision=precision, weights=weights)
         again = record_builder.measured(cell, 0, Done(record), {})
         assert (again.status, again.kind) == ("failed", "parity")
-        assert words in again.remedy, "where eight bits are what changed the answers"
+        assert words in again.remedy, "where few bits are what changed the answers"
 
 
 def test_a_run_says_why_it_has_no_accuracy(run: Run) -> None:

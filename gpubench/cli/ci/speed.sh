@@ -4,7 +4,8 @@
 set -eu
 PROJECT="."
 SUITE="gpubench.toml"
-git fetch -q origin "refs/heads/${1:-main}"
+cd "$(git rev-parse --show-toplevel)"
+git fetch -q origin "refs/heads/${1:-main}" || exit 2
 base=$(git merge-base HEAD FETCH_HEAD) || {
   echo "HEAD and ${1:-main} have nothing in common here; in a shallow clone: git fetch --unshallow" >&2
   exit 2

@@ -215,8 +215,9 @@ def _by_identity(spec: Spec, cells: Sequence[Cell], named: set[str]) -> dict[obj
     for cell in cells:
         key = _identity(cell, named)
         if key in found:
+            given = repr(spec.words) if spec.words else "(not given)"
             raise SuiteError(
-                f"{spec.option} {spec.words!r} leaves a choice between '{found[key].label}' and "
+                f"{spec.option} {given} leaves a choice between '{found[key].label}' and "
                 f"'{cell.label}'; name what tells them apart, here or with an option such as "
                 "--backend"
             )

@@ -153,6 +153,11 @@ def test_what_breaks_in_the_proof_is_not_recommended(
     assert (job.out / f"{EVIDENCE}-1" / "candidate" / RECORDS).exists()
     assert found.evidence is not None
     assert found.evidence[1].header.planned == [found.best]
+    spent = verify.spent_s(job.out)
+    old = job.out / f"{EVIDENCE}-1" / "candidate" / RECORDS
+    header, *records = old.read_bytes().splitlines(keepends=True)
+    old.write_bytes(b"".join((header, b"damaged\n", *records)))
+    assert 0 < verify.spent_s(job.out) < spent  # and it stops nothing
 
 
 def test_what_breaks_is_recorded_and_the_search_goes_on(make_job: MakeJob) -> None:
