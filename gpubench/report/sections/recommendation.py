@@ -136,13 +136,22 @@ def answers(found: View, s: Standing) -> str:
     if agree is None:
         return "Answers: not checked"
     reference = accuracy.reference_name([summary])
-    words = [f"Answers: {units.percent(agree)} match {reference}"]
+    words = [f"Answers: {units.percent(agree)} match {reference}{_pictures(summary)}"]
     if right.value is not None:
         words.append(f"accuracy {formatting.full(right, 'share of n')}{_drop(summary)}")
     if s.floor:
         state = {"kept": "is kept", "broken": "is broken"}.get(s.floor.state, "is undecided")
         words.append(f"{s.floor.name} {s.floor.least:g} {state}")
     return "; ".join(words)
+
+
+def _pictures(s: Summary) -> str:
+    """' on 256 pictures (digits)': a match of few, or of one class, tells little."""
+    asked = s.parity.answers if s.parity else None
+    if asked is None:
+        return ""
+    few = ", all of one class: it tells little" if len(set(asked.given)) == 1 else ""
+    return f" on {units.count(len(asked.given), 'picture')} ({s.cell.images}{few})"
 
 
 def _drop(s: Summary) -> str:

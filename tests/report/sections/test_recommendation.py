@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gpubench import escape, report
 from gpubench.analysis.tune import result
+from gpubench.records.parity import Answers
 from gpubench.records.record import Record
 from gpubench.report import exports, github_actions, markdown, terminal
 from gpubench.report.sections import recommendation
@@ -227,3 +228,21 @@ def test_csv_has_a_line_for_what_was_not_measured():
     file = make_tunes.tune(explored=60, ended=False)
     rows = list(csv.DictReader(io.StringIO(report.render([file], "csv"))))
     assert len({r["cell"] for r in rows if r["status"] == "not reached"}) == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [([3, 1, 3], " on 3 pictures (digits)"),
+     ([3, 3], " on 2 pictures (digits, all of one class: it tells little)"), (None, "")],
+)  # fmt: skip
+def test_which_pictures_were_answered_is_told(file, given, told):
+    found = result.view(file)
+    summary = found.summaries[found.best.cell.key]
+    asked = given and Answers(pictures="0" * 64, given=given, labels=[-1] * len(given))
+    records = [
+        replace(r, parity=r.parity and replace(r.parity, answers=asked)) for r in summary.records
+    ]
+    summaries = {found.best.cell.key: replace(summary, records=records)}
+    line = recommendation.answers(replace(found, summaries=summaries), found.best)
+    assert line.startswith(f"Answers: 100.0 % match the fp32 reference{told}")
+    assert line[len(f"Answers: 100.0 % match the fp32 reference{told}")] == ";"
