@@ -6,6 +6,7 @@ Nothing here runs a network. Functions raise ValueError with the end of a senten
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections import Counter
@@ -301,10 +302,19 @@ def single(model: ModelProto) -> None:
 
 def cast(model: ModelProto, was: int, wanted: int, numbers: Callable[[str, Any], Any]) -> None:
     """Let all that is of type ``was`` be ``wanted``, weights by ``numbers``(name, array): an array
-    of as many bytes. Weights in other files must have been loaded."""
+    of as many bytes. Weights in other files must have been loaded. Scales of a Resize stay: they
+    are float32, whatever it resizes."""
     import numpy as np
     from onnx import numpy_helper
 
+    nodes = model.graph.node
+    scales = {
+        n.input[2] for n in nodes if n.op_type == "Resize" and len(n.input) > 2 and n.input[2]
+    }
+    kept = [t for t in model.graph.initializer if t.name in scales]
+    kept += [a.t for n in nodes if n.op_type == "Constant" and n.output[0] in scales
+             for a in n.attribute]  # fmt: skip
+    as_they_were = [copy.deepcopy(t) for t in kept]
     for message in [m for m in messages(model) if _of_type(m, was)]:
         kind = message.DESCRIPTOR.name
         if kind == "TensorProto":
@@ -318,6 +328,9 @@ def cast(model: ModelProto, was: int, wanted: int, numbers: Callable[[str, Any],
             message.elem_type = wanted
         else:
             message.i = wanted
+    for message, own in zip(kept, as_they_were, strict=True):
+        if was == _FLOAT:
+            message.CopyFrom(own)
 
 
 def end_at(graph: GraphProto, name: str, dtype: Any, batch: int, shape: tuple[int, ...]) -> None:

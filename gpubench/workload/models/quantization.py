@@ -189,7 +189,7 @@ def onnx(cell: Cell, model: Model, cache: Cache, target: Target, rest: str = "fp
         about = msgspec.json.decode((made / _ABOUT).read_bytes(), type=Quantised)
         (at / _ABOUT).write_bytes(msgspec.json.encode(msgspec.structs.replace(about, rest=rest)))
 
-    return cache.get_or_make("int8", recipe | {"rest": rest}, cast) / FILE
+    return cache.get_or_make("int8", recipe | {"rest": rest, "cast": 2}, cast) / FILE
 
 
 def _cast(source: Path, target: Path, rest: str) -> None:

@@ -91,6 +91,29 @@ def test_a_scale_is_rounded_up_and_what_fp16_does_not_hold_is_told(tmp_path: Pat
     assert cast("xs", 1e6, "bf16") == pytest.approx(1e6, rel=0.01)
 
 
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("rest", ["fp16", "bf16"])
+def test_scales_of_a_resize_stay_in_fp32(tmp_path: Path, constant: bool, rest: str) -> None:
+    """As in efficientformerv2: ONNX allows them nothing else."""
+    network = onnx.load(conv_net(tmp_path / "net.onnx", "int8"))
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    graph, place = network.graph, [n.op_type for n in network.graph.node].index("Relu")
+    graph.node[place + 1].input[0] = "larger"
+    graph.node.insert(place + 1, onnx.helper.make_node("Resize", ["r", "", "scales"], ["larger"]))
+    if constant:
+        graph.node.insert(0, onnx.helper.make_node("Constant", [], ["scales"], value=scales))
+    else:
+        graph.initializer.append(scales)
+    onnx.save(network, tmp_path / "net.onnx")
+    quantization._cast(tmp_path / "net.onnx", tmp_path / "half.onnx", rest)
+    made = onnx.load(tmp_path / "half.onnx")
+    onnx.checker.check_model(made, full_check=True)
+    kinds = {t.name: t.data_type for t in made.graph.initializer}
+    single = onnx.TensorProto.FLOAT
+    assert kinds.get("scales", single) == single
+    assert kinds["f"] != single
+
+
 def test_each_runtime_gets_the_recipe_that_it_can_fuse(cache: Cache) -> None:
     kind = onnx.TensorProto
     assert _types(_made(cache, "tensorrt")) == {kind.INT8}, "TensorRT takes no other"
