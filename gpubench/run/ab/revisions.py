@@ -322,14 +322,14 @@ def _neighbours(what: str, top: Path, tree: Path, root: Path) -> Iterator[str]:
     ``root``: what is to ``tree`` as / is to ``top``.
     """
 
-    known = set[Path]()
+    found, known = set[Path](), set[Path]()
 
     def outside(folder: Path, path: str) -> Path | None:
-        """To where ``path`` leads from a folder; None: inside, or it is known."""
+        """To where ``path`` leads from a folder, which is found then; None: it stays inside."""
         real = Path(os.path.normpath(folder / path))
-        if Path(path).is_absolute() or real.is_relative_to(top) or real in known:
+        if Path(path).is_absolute() or real.is_relative_to(top):
             return None
-        known.add(real)
+        found.add(real)
         return real
 
     for _, name in _staged(what, tree, "120000"):
@@ -341,15 +341,16 @@ def _neighbours(what: str, top: Path, tree: Path, root: Path) -> Iterator[str]:
         file, as_if = projects.pop()
         for name, path in _sources(file):
             real = outside(as_if.parent, path)
-            if real is None:
+            if real is None or real in known:
                 continue
+            known.add(real)
             if not real.exists():
                 yield (
                     f"{as_if}: {name} = {path!r} leads to {real}, which is not there: put it back, "
                     "or name an environment that is made, with --baseline-python"
                 )
             projects.append((real / "pyproject.toml", real / "pyproject.toml"))
-    for real in sorted(known):  # a folder before what is in it
+    for real in sorted(found):  # a folder before what is in it
         link = root.joinpath(*real.parts[1:])
         if real.exists() and not os.path.lexists(link):
             link.parent.mkdir(parents=True, exist_ok=True)

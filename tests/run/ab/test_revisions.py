@@ -412,12 +412,16 @@ lost = [{ path = "../../libs/lost" }]
 """
 
 
-def test_sources_beside_the_repository_are_found(project: Project) -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_sources_beside_the_repository_are_found(project: Project, linked: bool) -> None:
+    """Also those that links of the repository lead to."""
     far = project.top.parent / "libs/far"
     far.mkdir(parents=True)
     (far / "pyproject.toml").write_text('[tool.uv.sources]\nnext = { path = "../next" }')
     (far.parent / "next").mkdir()
     project.write("pyproject.toml", SOURCES)
+    for name in ("far", "lost") if linked else ():
+        (project.top / "app" / name).symlink_to(f"../../libs/{name}")
     project.commit("sources")
     made = project.revision("sources")
     assert (made.project / "../../libs/far").resolve() == far
