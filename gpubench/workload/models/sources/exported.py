@@ -6,7 +6,6 @@ import json
 import re
 import warnings
 import zipfile
-import zlib
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -150,18 +149,7 @@ def _told(file: str) -> tuple[Look | None, list[str]]:
         kinds = re.findall(
             r'"type": "([^"]+)"', program["module_call_graph"][0]["signature"]["out_spec"]
         )
-    except (
-        AttributeError,
-        EOFError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        StopIteration,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ):
+    except Exception:  # noqa: BLE001  # bytes from a stranger
         return None, []  # damaged, or of a version of torch that says it otherwise
     look = Look("", batch, "uint8" if dtype == _UINT8 else "float32")
     return look, [kind for kind in kinds if not kind.startswith("builtins.")]
